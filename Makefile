@@ -1,0 +1,38 @@
+# `make emulated` runs every case on an emulated Intel and an emulated AMD host; `make test` runs the project's
+# own tests. Both set up what they need first.
+
+PY := .venv/bin/python
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup emulated test lint types unit bench clean
+
+help:
+	@echo 'make emulated   every conformance case on emulated Intel and AMD hosts, with a report'
+	@echo 'make test       lint, types and tests of vmmcheck itself'
+	@echo 'make bench      measure guest boots, SSH round trips and how well the emulators are kept busy'
+	@echo 'make clean      remove .venv, build and run folders'
+	@echo 'ARGS="..." is handed on, for example: make emulated ARGS="--case DAT-01 --host emuamd"'
+
+setup:
+	@sh harness/setup.sh
+
+emulated: setup
+	@$(PY) -m harness.cli run --lab labs/emulated.toml $(ARGS)
+
+test: lint types unit
+
+lint: setup
+	@$(PY) -m ruff check .
+
+types: setup
+	@$(PY) -m mypy
+
+unit: setup
+	@$(PY) -m pytest tests -n auto --maxprocesses 4 $(ARGS)
+
+bench: setup
+	@$(PY) -m harness.cli bench $(ARGS)
+
+clean:
+	rm -rf .venv build runs .tox .mypy_cache .ruff_cache .pytest_cache
