@@ -88,7 +88,7 @@ class GuestHang(ProductFailure):
     """The guest printed its banner, then did not finish in time, while its host stayed healthy."""
 
     code = "PRODUCT-GUEST-HANG"
-    help = "Read the guest's last records in the evidence folder: the operation after the last one is the one that hung."
+    help = "Read the guest's last records in the evidence folder: the operation behind the last one hung."
 
 
 class GuestDied(ProductFailure):
