@@ -1,0 +1,227 @@
+"""A Bochs process without a window and without an open port.
+
+Debian's Bochs 2.7 draws either on X, or as a VNC server on every interface (``rfb``), or on a terminal
+(``term``). Only the last leaves no port open; it gets a private pseudo-terminal that nobody looks at.
+The serial port is either a file (output only) or a pseudo-terminal (both ways).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import termios
+import threading
+import tty
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import EmulatorFailed, ToolMissing
+from harness.timing import Deadline, wait_until
+
+#: vendor -> Bochs' name of a CPU that virtualises as this project needs it: VT-x with EPT and unrestricted
+#: guest, or SVM with nested paging and next-RIP saving (``bochs --help cpu``).
+CPU_MODELS = {"intel": "corei7_skylake_x", "amd": "ryzen"}
+
+#: Emulated instructions a second. The lowest value Bochs takes makes emulated time run fast against
+#: instructions, so that timers and the serial line are never what a run waits for.
+FAST_IPS = 1_000_000
+
+_INSTALL = "Install it with: apt-get install bochs bochsbios vgabios bochs-term"
+
+
+@dataclass(frozen=True, slots=True)
+class RamImage:
+    """A file that Bochs copies to guest-physical ``address`` before the first instruction."""
+
+    path: Path
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class BochsConfig:
+    """What the emulated machine is made of.
+
+    ``memory`` is in MiB. ``serial`` is ``None`` for a pseudo-terminal, or the file that takes COM1's output.
+    """
+
+    vendor: str
+    folder: Path
+    romimage: Path
+    ncpu: int = 1
+    memory: int = 16
+    ips: int = FAST_IPS
+    serial: Path | None = None
+    ram_images: tuple[RamImage, ...] = ()
+    reset_on_triple_fault: bool = True
+
+    def render(self, serial_device: str) -> str:
+        """The text of bochsrc for this machine."""
+        serial_mode = "file" if self.serial is not None else "term"
+        lines = [
+            f"cpu: model={CPU_MODELS[self.vendor]}, count={self.ncpu}, ips={self.ips},"
+            f" reset_on_triple_fault={int(self.reset_on_triple_fault)}, ignore_bad_msrs=1",
+            f"memory: guest={self.memory}, host={self.memory}",
+            f"romimage: file={self.romimage}",
+            "display_library: term",
+            "boot: disk",
+            f"com1: enabled=1, mode={serial_mode}, dev={serial_device}",
+            f"log: {self.folder / 'bochs.log'}",
+            "panic: action=fatal",
+            "error: action=report",
+            "info: action=ignore",
+            "debug: action=ignore",
+            "speaker: enabled=0",
+            "sound: driver=dummy",
+            "clock: sync=none",
+            "mouse: enabled=0",
+        ]
+        lines += [
+            f"optramimage{n}: file={image.path}, address={image.address:#x}"
+            for n, image in enumerate(self.ram_images, start=1)
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _raw_pty() -> tuple[int, int, str]:
+    """A pseudo-terminal that changes no byte: (our end, the other end, its name)."""
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs, termios.TCSANOW)
+    os.set_inheritable(ours, False)
+    return ours, theirs, os.ttyname(theirs)
+
+
+class BochsMachine:
+    """One running emulator. Use it as a context manager, or call :meth:`kill`.
+
+    ``serial_fd`` is our end of COM1 when the configuration names no file. Raises :class:`ToolMissing` when the
+    emulator is not installed and :class:`EmulatorFailed` when it cannot be started.
+    """
+
+    def __init__(self, config: BochsConfig) -> None:
+        program = shutil.which("bochs")
+        if program is None:
+            raise ToolMissing("The emulator 'bochs' is not installed on this machine.", help=_INSTALL)
+        self.config = config
+        config.folder.mkdir(parents=True, exist_ok=True)
+        self._cpu_seconds = 0.0
+        self._fds: list[int] = []
+        self.serial_fd = -1
+        device = str(config.serial)
+        if config.serial is None:
+            self.serial_fd, theirs, device = _raw_pty()
+            # Kept open here: the line must not hang up while the emulator opens it.
+            self._fds += [self.serial_fd, theirs]
+        rc, commands = config.folder / "bochsrc", config.folder / "bochs.commands"
+        rc.write_text(config.render(device), encoding="utf-8")
+        # Debian builds Bochs with its debugger, which waits for a command; `c` is "continue".
+        commands.write_text("c\n", encoding="utf-8")
+        screen, screen_end, _ = _raw_pty()
+        try:
+            self._process = subprocess.Popen(
+                [program, "-q", "-f", str(rc), "-rc", str(commands)],
+                stdin=screen_end,
+                stdout=screen_end,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "TERM": "vt100", "LINES": "25", "COLUMNS": "80"},
+                # A session of its own: a terminal's Ctrl-C is ours to handle, not the emulator's.
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(screen)
+            self._close_fds()
+            raise EmulatorFailed(f"'{program}' could not be started: {error}.") from error
+        finally:
+            os.close(screen_end)
+        self._drain = threading.Thread(target=_discard, args=(screen,), name="bochs-screen", daemon=True)
+        self._drain.start()
+
+    def __enter__(self) -> BochsMachine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> Path:
+        """Bochs' own log; its last line says why the emulator ended."""
+        return self.config.folder / "bochs.log"
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self.poll() is None
+
+    def poll(self) -> int | None:
+        """Exit status, or ``None`` while it runs (1 is Bochs' normal end)."""
+        if self._process.returncode is None:
+            self._account()
+        status = self._process.poll()
+        if status is not None:
+            self._close_fds()
+        return status
+
+    def wait(self, deadline: Deadline) -> int:
+        """Wait for the end of the process; raises :class:`EmulatorFailed` when the deadline passes first."""
+        try:
+            # One blocking wait, woken by the kernel, instead of polling: most runs last a tenth of a second.
+            self._process.wait(timeout=deadline.remaining())
+        except subprocess.TimeoutExpired:
+            raise EmulatorFailed(f"The emulator did not end within {deadline.seconds:g} s.") from None
+        self._close_fds()
+        return self._process.returncode
+
+    def pause(self) -> None:
+        """Stop the process; it uses no CPU and its emulated time stands still until :meth:`resume`."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def cpu_seconds(self) -> float:
+        """CPU time the emulator has used so far, in seconds (the last known value once it has ended)."""
+        self._account()
+        return self._cpu_seconds
+
+    def kill(self) -> None:
+        """End the process now and wait for it; may be called more than once."""
+        self._account()
+        if self._process.poll() is None:
+            self._signal(signal.SIGKILL)
+            wait_until(lambda: self._process.poll() is not None, Deadline.after(10), "the end of Bochs",
+                       error=EmulatorFailed)
+        self._close_fds()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def _account(self) -> None:
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        except OSError:
+            return
+        ticks = int(fields[11]) + int(fields[12])
+        self._cpu_seconds = max(self._cpu_seconds, ticks / os.sysconf("SC_CLK_TCK"))
+
+    def _close_fds(self) -> None:
+        while self._fds:
+            with contextlib.suppress(OSError):
+                os.close(self._fds.pop())
+
+
+def _discard(screen: int) -> None:
+    """Read the text screen for ever, so that the emulator never blocks on writing to it."""
+    try:
+        while os.read(screen, 65536):
+            pass
+    except OSError:
+        pass
+    finally:
+        os.close(screen)
