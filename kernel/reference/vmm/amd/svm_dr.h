@@ -1,6 +1,6 @@
 /*
  * Debug registers around VMRUN. DR0-DR3 are switched here for both sides; guest DR6, DR7 and DEBUGCTL come and go
- * with the VMCB, the host's are put aside. Both run with GIF = 0.
+ * with the VMCB, the host's are put aside. Both functions run with GIF = 0.
  */
 #ifndef SVM_DR_H
 #define SVM_DR_H
@@ -9,45 +9,79 @@
 #include "defects.h"
 #include "svm.h"
 
-#define MSR_DEBUGCTLMSR	0x1d9
+/* DR0-DR3 lie side by side in either context. */
+_Static_assert(__builtin_offsetof(struct svm_regctx, sctx_dr3) ==
+    __builtin_offsetof(struct svm_regctx, sctx_dr0) + 24, "guest DR0-DR3 are contiguous");
+_Static_assert(__builtin_offsetof(struct svm_regctx, host_dr3) ==
+    __builtin_offsetof(struct svm_regctx, host_dr0) + 24, "host DR0-DR3 are contiguous");
+
+extern uint64_t svm_percpu_dr[][4];	/* only used by a seeded defect */
+
+static inline uint64_t *
+svm_guest_dr(struct svm_regctx *gctx, int cpu)
+{
+	return (defect(DEFECT_SVM_GUEST_DR_PER_CPU) ? svm_percpu_dr[cpu] : &gctx->sctx_dr0);
+}
+
+static inline uint64_t *
+svm_host_dr(struct svm_regctx *gctx)
+{
+	return (defect(DEFECT_SVM_CTX_OVERLAP) ? &gctx->sctx_dr0 : &gctx->host_dr0);
+}
 
 static inline void
-svm_dr_enter_guest(struct svm_regctx *gctx)
+svm_dr_enter_guest(struct svm_regctx *gctx, int cpu)
 {
-	/* From here to the leave helper no breakpoint of the host can hit. */
+	uint64_t *guest = svm_guest_dr(gctx, cpu);
+	uint64_t *host = svm_host_dr(gctx);
+
+	/* From here to the end of the leave helper no breakpoint of the host can hit. */
 	gctx->host_dr7 = rdr7();
 	gctx->host_debugctl = rdmsr(MSR_DEBUGCTLMSR);
 	load_dr7(0);
 	wrmsr(MSR_DEBUGCTLMSR, 0);
+	if (defect(DEFECT_SVM_HOST_DR7_READ_LATE))
+		gctx->host_dr7 = rdr7();
 
-	gctx->host_dr0 = rdr0();
-	gctx->host_dr1 = rdr1();
-	gctx->host_dr2 = rdr2();
-	gctx->host_dr3 = rdr3();
+	host[0] = rdr0();
+	host[1] = rdr1();
+	host[2] = rdr2();
+	host[3] = rdr3();
 	gctx->host_dr6 = rdr6();
 
-	load_dr0(gctx->sctx_dr0);
-	load_dr1(gctx->sctx_dr1);
-	load_dr2(gctx->sctx_dr2);
-	load_dr3(gctx->sctx_dr3);
+	if (defect(DEFECT_SVM_GUEST_DR_NOT_LOADED))
+		return;
+	load_dr0(guest[0]);
+	load_dr1(guest[1]);
+	load_dr2(guest[2]);
+	load_dr3(guest[defect(DEFECT_SVM_GUEST_DR_SWAPPED) ? 2 : 3]);
 }
 
 static inline void
-svm_dr_leave_guest(struct svm_regctx *gctx)
+svm_dr_leave_guest(struct svm_regctx *gctx, int cpu)
 {
-	gctx->sctx_dr0 = rdr0();
-	gctx->sctx_dr1 = rdr1();
-	gctx->sctx_dr2 = rdr2();
-	gctx->sctx_dr3 = rdr3();
+	uint64_t *guest = svm_guest_dr(gctx, cpu);
+	const uint64_t *host = svm_host_dr(gctx);
+
+	if (!defect(DEFECT_SVM_GUEST_DR_NOT_SAVED)) {
+		guest[0] = rdr0();
+		guest[1] = rdr1();
+		guest[2] = rdr2();
+		guest[3] = rdr3();
+	}
 
 	/* DR7 last: only then may the host's breakpoints be armed again. */
-	load_dr0(gctx->host_dr0);
-	load_dr1(gctx->host_dr1);
-	load_dr2(gctx->host_dr2);
-	load_dr3(gctx->host_dr3);
-	load_dr6(gctx->host_dr6);
+	if (!defect(DEFECT_SVM_HOST_DR_NOT_RESTORED)) {
+		load_dr0(host[0]);
+		load_dr1(host[1]);
+		load_dr2(host[2]);
+		load_dr3(host[3]);
+	}
+	if (!defect(DEFECT_SVM_HOST_DR6_NOT_RESTORED))
+		load_dr6(gctx->host_dr6);
 	wrmsr(MSR_DEBUGCTLMSR, gctx->host_debugctl);
-	load_dr7(gctx->host_dr7);
+	if (!defect(DEFECT_SVM_HOST_DR7_NOT_RESTORED))
+		load_dr7(gctx->host_dr7);
 }
 
 #endif

@@ -5,6 +5,8 @@
 #ifndef SVM_SOFTC_H
 #define SVM_SOFTC_H
 
+#include <stdbool.h>
+
 #include "svm.h"
 #include "vmcb.h"
 
@@ -30,6 +32,9 @@ struct svm_vcpu {
 	long		eptgen;		/* generation of the nested page tables this vCPU last ran with */
 	struct asid	asid;
 	int		vcpuid;
+	bool		ipi_exit;	/* VM_CAP_IPI_EXIT */
+	uint32_t	set_dr_valid;	/* only used by seeded defects */
+	uint64_t	set_dr[8];
 };
 _Static_assert(__builtin_offsetof(struct svm_vcpu, swctx) == 24, "swctx is where D programs expect it");
 

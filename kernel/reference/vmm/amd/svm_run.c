@@ -1,0 +1,104 @@
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm.h"
+#include "cpufunc.h"
+#include "pcpu.h"
+#include "defects.h"
+#include "svm_cache.h"
+#include "svm_defects.h"
+#include "svm_dr.h"
+#include "svm_internal.h"
+
+uint64_t svm_percpu_dr[MAXCPU][4];
+
+static inline void
+disable_gintr(void)
+{
+	__asm__ __volatile__("clgi" : : : "memory");
+}
+
+static inline void
+enable_gintr(void)
+{
+	__asm__ __volatile__("stgi" : : : "memory");
+}
+
+/* One stay in the guest. GIF is clear, everything is decided; on return the host is whole except for TR and LDTR. */
+static void
+svm_enter_leave(struct svm_vcpu *vcpu, int cpu)
+{
+	struct vmcb *vmcb = vcpu->vmcb;
+	struct svm_regctx *gctx = &vcpu->swctx;
+	struct pcpu *pcpu = curpcpu();
+	uint64_t run_pa;
+
+	vmcb->ctrl.vmcb_clean = svm_clean_mask() & ~vcpu->dirty;
+	vcpu->dirty = 0;
+	svm_defective_entry(vcpu);
+	run_pa = svm_cache_load(cpu, vmcb, vcpu->vmcb_pa);
+
+	svm_dr_enter_guest(gctx, cpu);
+	svm_launch(run_pa, gctx, pcpu);
+	if (defect(DEFECT_SVM_GSBASE_BY_CALLER))
+		wrmsr(MSR_GSBASE, (uintptr_t)pcpu);
+	svm_dr_leave_guest(gctx, cpu);
+
+	svm_cache_store(cpu, vmcb);
+}
+
+/*
+ * Run the guest on this CPU until something is not for this loop to handle; *vme of the vCPU then says what. Called
+ * with the thread bound to its CPU.
+ */
+int
+svm_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *evinfo)
+{
+	struct svm_vcpu *vcpu = vcpui;
+	struct vm_exit *vme = vm_exitinfo(vcpu->vcpu);
+	struct vmcb_state *state = &vcpu->vmcb->state;
+	int cpu = curcpu();
+	bool handled;
+
+	state->rip = rip;
+	if (vcpu->lastcpu != cpu) {
+		/* Neither ASID nor cached state mean anything on another CPU; the first run has no cached state. */
+		vcpu->asid.gen = 0;
+		if (vcpu->lastcpu != NOCPU) {
+			if (!defect(DEFECT_SVM_MIGRATION_CLEAN))
+				svm_set_dirty(vcpu, VMCB_CACHE_ALL);
+		} else if (defect(DEFECT_SVM_FIRST_RUN_CLEAN)) {
+			vcpu->dirty = VMCB_CACHE_IOPM | VMCB_CACHE_ASID | VMCB_CACHE_NP;
+		} else {
+			svm_set_dirty(vcpu, VMCB_CACHE_ALL);
+		}
+		vcpu->lastcpu = cpu;
+		vmm_stat_incr(vcpu->vcpu, VCPU_MIGRATIONS, 1);
+	}
+	svm_msr_guest_enter(vcpu);
+
+	do {
+		uint16_t ldt_sel;
+
+		disable_gintr();
+		if (vm_exit_wanted(vcpu->vcpu, evinfo, state->rip)) {
+			enable_gintr();
+			break;
+		}
+		ldt_sel = sldt();
+		svm_inj_interrupts(vcpu, vm_lapic(vcpu->vcpu));
+		asid_update(vcpu, cpu, pmap_eptgen(pmap));
+
+		svm_enter_leave(vcpu, cpu);
+
+		restore_host_tss();
+		lldt(ldt_sel);
+		enable_gintr();
+
+		vcpu->nextrip = state->rip;
+		handled = svm_vmexit(vcpu, vme);
+	} while (handled);
+
+	svm_msr_guest_exit(vcpu);
+	return (0);
+}
