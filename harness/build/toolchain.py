@@ -19,6 +19,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from elftools.elf.elffile import ELFFile
 from filelock import FileLock
 
 from harness.errors import ConfigError, ToolMissing
@@ -134,6 +135,21 @@ def _compile(spec: ImageSpec, source: Path, folder: Path, index: int) -> Path:
     return target
 
 
+def flatten(elf: Path) -> bytes:
+    """The loadable bytes of an ELF file by load address, gaps filled with zeros; memory without bytes is left out."""
+    with elf.open("rb") as stream:
+        segments = [
+            (segment["p_paddr"], segment.data())
+            for segment in ELFFile(stream).iter_segments("PT_LOAD")
+            if segment["p_filesz"]
+        ]
+    start = min(address for address, _ in segments)
+    image = bytearray(max(address + len(data) for address, data in segments) - start)
+    for address, data in segments:
+        image[address - start : address - start + len(data)] = data
+    return bytes(image)
+
+
 def build_image(spec: ImageSpec, *, build_dir: Path | None = None) -> Image:
     """Build ``spec`` unless exactly these inputs were built before; safe for concurrent processes.
 
@@ -156,7 +172,7 @@ def build_image(spec: ImageSpec, *, build_dir: Path | None = None) -> Image:
             link = (*_zig("ld.lld"), "-m", "elf_x86_64", "-static", "--build-id=none", "-z", "max-page-size=4096")
             common = (*link, "-e", spec.entry, "-T", spec.linker_script, *objects)
             _run((*common, "-o", work / image.elf.name), f"{spec.name} (link)")
-            _run((*common, "--oformat=binary", "-o", work / image.binary.name), f"{spec.name} (flat image)")
+            (work / image.binary.name).write_bytes(flatten(work / image.elf.name))
             for object_file in objects:
                 object_file.unlink()
             work.rename(folder)

@@ -1,0 +1,194 @@
+/*
+ * Records stay in memory while the program runs and go out afterwards: every byte sent is a VM exit, and an
+ * exit is just what many cases must not have.
+ *
+ * Lines are text, so that no terminal on the way changes them. Each ends with the CRC-32 of what stands before:
+ *   VGP1 B <nonce> <crc>                         banner: the guest runs
+ *   VGP1 P <nonce> <phase> <crc>                 waits for the host
+ *   VGP1 R <nonce> <seq> <160 hex digits> <crc>  a record
+ *   VGP1 E <nonce> <count> <crc of all> <crc>    canary: nothing is missing
+ */
+#include "runtime.h"
+
+#define COM1 0x3F8
+#define RECORD_LIMIT ((RECORDS_END - RECORDS) / sizeof(struct record))
+#define FIFO_DEPTH 16
+
+static volatile uint32_t record_count;
+
+static char line[256];
+static unsigned line_length;
+static unsigned fifo_room;
+
+struct record *
+record_new(struct context *ctx, unsigned kind)
+{
+	uint32_t seq = __atomic_fetch_add(&record_count, 1, __ATOMIC_SEQ_CST);
+	struct record *record;
+
+	if (seq >= RECORD_LIMIT - 1) {
+		/* The last slot says that there were more. */
+		record_count = RECORD_LIMIT;
+		seq = RECORD_LIMIT - 1;
+		kind = RECORD_OVERFLOW;
+	}
+	record = (struct record *)RECORDS + seq;
+	*record = (struct record){ .seq = seq, .kind = (uint8_t)kind, .op = (uint16_t)ctx->op, .cpu = ctx->cpu,
+	    .iteration = ctx->iteration, .site = ctx->site, .next = ctx->next };
+	return (record);
+}
+
+/* Fills in DR0-3, DR6, DR7 and CR4 as RECORD_SNAPSHOT and RECORD_RESET carry them. */
+void
+record_debug_registers(struct record *record)
+{
+	record->rip = READ_DR(0);
+	record->value = READ_DR(1);
+	record->site = READ_DR(2);
+	record->next = READ_DR(3);
+	record->dr6 = READ_DR(6);
+	record->dr7 = READ_DR(7);
+	__asm__ volatile("movq %%cr4, %0" : "=r"(record->aux));
+}
+
+uint32_t
+crc32(uint32_t crc, const void *data, size_t length)
+{
+	static uint32_t table[256];
+	const uint8_t *bytes = data;
+
+	if (table[1] == 0) {
+		for (uint32_t n = 0; n < 256; n++) {
+			uint32_t value = n;
+
+			for (int bit = 0; bit < 8; bit++)
+				value = value >> 1 ^ (value & 1 ? 0xEDB88320 : 0);
+			table[n] = value;
+		}
+	}
+	crc = ~crc;
+	while (length-- != 0)
+		crc = crc >> 8 ^ table[(crc ^ *bytes++) & 0xFF];
+	return (~crc);
+}
+
+void
+uart_init(void)
+{
+	outb(COM1 + 1, 0);
+	outb(COM1 + 3, 0x80);
+	outb(COM1 + 0, 1);              /* 115200 baud: a port whose divisor was never set sends nothing in Bochs */
+	outb(COM1 + 1, 0);
+	outb(COM1 + 3, 0x03);
+	outb(COM1 + 2, 0x07);           /* FIFOs on and empty */
+	outb(COM1 + 4, 0x03);
+}
+
+static void
+uart_send(char byte)
+{
+	if (fifo_room == 0) {
+		while ((inb(COM1 + 5) & 0x20) == 0)
+			__asm__ volatile("pause");
+		fifo_room = FIFO_DEPTH;
+	}
+	fifo_room--;
+	outb(COM1, (uint8_t)byte);
+}
+
+/* Waits with IF=1 for one byte from the host. */
+uint8_t
+uart_receive(void)
+{
+	__asm__ volatile("sti");
+	while ((inb(COM1 + 5) & 0x01) == 0)
+		__asm__ volatile("pause");
+	return (inb(COM1));
+}
+
+static void
+put(char byte)
+{
+	line[line_length++] = byte;
+}
+
+static void
+put_hex(const void *data, unsigned bytes, int big_endian)
+{
+	static const char digits[] = "0123456789abcdef";
+	const uint8_t *from = data;
+
+	for (unsigned n = 0; n < bytes; n++) {
+		uint8_t byte = from[big_endian ? bytes - 1 - n : n];
+
+		put(digits[byte >> 4]);
+		put(digits[byte & 0xF]);
+	}
+}
+
+static void
+put_word(uint32_t value)
+{
+	put(' ');
+	put_hex(&value, 4, 1);
+}
+
+static void
+start_line(char type, uint32_t nonce)
+{
+	line_length = 0;
+	put('V');
+	put('G');
+	put('P');
+	put('1');
+	put(' ');
+	put(type);
+	put_word(nonce);
+}
+
+static void
+finish_line(void)
+{
+	put_word(crc32(0, line, line_length));
+	put('\r');
+	put('\n');
+	for (unsigned n = 0; n < line_length; n++)
+		uart_send(line[n]);
+}
+
+void
+send_banner(uint32_t nonce)
+{
+	start_line('B', nonce);
+	finish_line();
+}
+
+void
+send_phase(uint32_t nonce, uint32_t phase)
+{
+	start_line('P', nonce);
+	put_word(phase);
+	finish_line();
+}
+
+void
+send_records(uint32_t nonce)
+{
+	const struct record *records = (const struct record *)RECORDS;
+	uint32_t count = record_count;
+
+	for (uint32_t n = 0; n < count; n++) {
+		start_line('R', nonce);
+		put_word(n);
+		put(' ');
+		put_hex(&records[n], sizeof(struct record), 0);
+		finish_line();
+	}
+	start_line('E', nonce);
+	put_word(count);
+	put_word(crc32(0, records, count * sizeof(struct record)));
+	finish_line();
+	/* The line drains before the machine is switched off. */
+	while ((inb(COM1 + 5) & 0x40) == 0)
+		__asm__ volatile("pause");
+}
