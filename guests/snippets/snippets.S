@@ -140,7 +140,11 @@ snippet_store_push_8_next:
 	simple nop, nop
 	simple prefix_nop, .byte 0x66, 0x90
 	simple long_mov, movabsq $0x9090909090909090, %rax
-	simple two_nops, nop ; nop
+	snippet two_nops
+	site two_nops
+	nop
+	nop
+	next two_nops
 
 	snippet nop_loop                        /* rdi passes */
 1:
@@ -255,7 +259,7 @@ snippet_hlt_timer_next:
 
 /* --- single step: TF is set by the POPF before `site` and cleared by the one behind `next` ----------- */
 
-	.macro step name:req, setup:req, body:vararg
+	.macro step name:req, setup:req, body:req
 	snippet step_\name
 	\setup
 	pushfq
@@ -271,13 +275,13 @@ snippet_step_\name\()_next:
 	ret
 	.endm
 
-	step nops, "nop", nop ; nop ; nop ; nop
-	step cpuid, "xorl %eax, %eax ; xorl %ecx, %ecx", cpuid ; nop
-	step rdmsr, "movl %edi, %ecx", rdmsr ; nop
-	step out, "movb $0x55, %al", outb %al, $0x80 ; nop
-	step in, "nop", inb $0x21, %al ; nop
-	step store, "nop", movq %rsi, (%rdi) ; nop
-	step int3, "nop", int3 ; nop
+	step nops, "nop", "nop ; nop ; nop ; nop"
+	step cpuid, "xorl %eax, %eax ; xorl %ecx, %ecx", "cpuid ; nop"
+	step rdmsr, "movl %edi, %ecx", "rdmsr ; nop"
+	step out, "movb $0x55, %al", "outb %al, $0x80 ; nop"
+	step in, "nop", "inb $0x21, %al ; nop"
+	step store, "nop", "movq %rsi, (%rdi) ; nop"
+	step int3, "nop", "int3 ; nop"
 
 	snippet step_loop                       /* rdi passes of two instructions each */
 	pushfq

@@ -1,0 +1,21 @@
+"""Guest programs, their ROM images and the records that come back."""
+
+from harness.guest.program import EndMethod, Handle, Program
+from harness.guest.records import DebugRegisters, Kind, Mode, Record, Result, decode, has_banner, is_finished, phases
+from harness.guest.rom import Rom
+
+__all__ = [
+    "DebugRegisters",
+    "EndMethod",
+    "Handle",
+    "Kind",
+    "Mode",
+    "Program",
+    "Record",
+    "Result",
+    "Rom",
+    "decode",
+    "has_banner",
+    "is_finished",
+    "phases",
+]

@@ -1,0 +1,241 @@
+"""What a guest sends back, checked byte for byte before anybody judges it.
+
+Lines are described in ``guests/runtime/records.c``. Whatever is damaged, missing, doubled, out of order or
+from another run is :class:`RecordsDamaged`: an infrastructure error, never a verdict about the hypervisor.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+from harness.errors import RecordsDamaged, TestDefect
+from harness.guest.program import Handle
+from harness.guest.registers import VECTORS
+
+_RECORD = struct.Struct("<IBBHQIIHBBIQQQQQQ")
+_LINE = re.compile(rb"VGP1 ([BPRE]) ([0-9a-f]{8})((?: [0-9a-f]+)*) ([0-9a-f]{8})\r*\n")
+
+
+class Kind(IntEnum):
+    """Kinds of records (``RECORD_*`` in ops.h)."""
+
+    RESET = 1
+    FEATURES = 2
+    EXCEPTION = 3
+    RESULT = 4
+    SNAPSHOT = 5
+    VALUE = 6
+    CPUID = 7
+    NOTE = 8
+    EXIT = 9
+    OVERFLOW = 10
+
+
+class Mode(IntEnum):
+    """Processor mode of the interrupted code (``MODE_*``)."""
+
+    LONG = 0
+    USER64 = 1
+    COMPAT = 2
+    REAL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One 80-byte record, fields as in ``struct record`` of ops.h.
+
+    For exceptions ``rip``, ``rflags``, ``cs`` and ``error`` are the pushed frame, ``dr6`` and ``dr7`` what the
+    handler read, ``value`` the watched memory at that moment, ``aux`` rax (CR2 for a page fault); ``site`` and
+    ``next`` are the addresses of the instruction under test and of the one behind it.
+    """
+
+    seq: int
+    kind: Kind
+    vector: int
+    op: int
+    rip: int
+    rflags: int
+    error: int
+    cs: int
+    mode: Mode
+    cpu: int
+    iteration: int
+    dr6: int
+    dr7: int
+    value: int
+    site: int
+    next: int
+    aux: int
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Record:
+        values = list(_RECORD.unpack(data))
+        try:
+            values[1], values[8] = Kind(values[1]), Mode(values[8])
+        except ValueError as error:
+            raise RecordsDamaged(f"A record with a valid checksum makes no sense: {error}.") from None
+        return cls(*values)
+
+    def as_dict(self) -> dict[str, str | int]:
+        """For evidence: names, numbers in hexadecimal."""
+        out: dict[str, str | int] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (Kind, Mode)):
+                out[field.name] = value.name
+            elif field.name in ("seq", "op", "cpu", "iteration", "vector"):
+                out[field.name] = int(value)
+            else:
+                out[field.name] = f"{value:#x}"
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class DebugRegisters:
+    """DR0-3, DR6, DR7 and CR4 as one record carries them."""
+
+    dr0: int
+    dr1: int
+    dr2: int
+    dr3: int
+    dr6: int
+    dr7: int
+    cr4: int
+
+    @classmethod
+    def of(cls, record: Record) -> DebugRegisters:
+        return cls(record.rip, record.value, record.site, record.next, record.dr6, record.dr7, record.aux)
+
+    def __getitem__(self, n: int) -> int:
+        """DRn by number."""
+        return int(getattr(self, f"dr{n}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All records of one complete run, in the order in which they happened."""
+
+    records: tuple[Record, ...]
+    raw: bytes
+
+    @property
+    def reset(self) -> DebugRegisters:
+        """What the first instruction saw (32 bits of each register: real mode)."""
+        return DebugRegisters.of(self._only(Kind.RESET))
+
+    @property
+    def has_rtm(self) -> bool:
+        """CPUID 7.0 EBX bit 11."""
+        return bool(self._only(Kind.FEATURES).value >> 11 & 1)
+
+    @property
+    def has_bus_lock_detect(self) -> bool:
+        """CPUID 7.0 ECX bit 24."""
+        return bool(self._only(Kind.FEATURES).value >> 32 >> 24 & 1)
+
+    @property
+    def exceptions(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.records if record.kind is Kind.EXCEPTION)
+
+    @property
+    def debug_exceptions(self) -> tuple[Record, ...]:
+        """Every #DB."""
+        return tuple(record for record in self.exceptions if record.vector == VECTORS["#DB"])
+
+    def of(self, handle: Handle) -> tuple[Record, ...]:
+        """Records that the operation produced, exceptions included."""
+        return tuple(record for record in self.records if record.op == handle.op and record.kind > Kind.FEATURES)
+
+    def exceptions_of(self, handle: Handle) -> tuple[Record, ...]:
+        return tuple(record for record in self.of(handle) if record.kind is Kind.EXCEPTION)
+
+    def snapshot(self, handle: Handle) -> DebugRegisters:
+        """The registers that a ``snapshot()`` recorded (its last one in a loop)."""
+        return DebugRegisters.of(self._last(handle, Kind.SNAPSHOT))
+
+    def value(self, handle: Handle) -> int:
+        """rax behind ``execute(..., result=True)``, or the memory value of ``peek``."""
+        return self._last(handle, Kind.RESULT, Kind.VALUE).value
+
+    def _only(self, kind: Kind) -> Record:
+        found = [record for record in self.records if record.kind is kind]
+        if len(found) != 1:
+            raise RecordsDamaged(f"Expected one {kind.name} record, found {len(found)}.")
+        return found[0]
+
+    def _last(self, handle: Handle, *kinds: Kind) -> Record:
+        found = [record for record in self.of(handle) if record.kind in kinds]
+        if not found:
+            names = " or ".join(kind.name for kind in kinds)
+            raise TestDefect(f"Operation {handle.op} left no {names} record: the program ended before it.")
+        return found[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the guest with a good checksum."""
+
+    type: str
+    words: tuple[bytes, ...]
+    end: int
+
+
+def lines(console: bytes, nonce: int, start: int = 0) -> list[Line]:
+    """Good lines of this run from offset ``start`` on. Raises :class:`RecordsDamaged` for a foreign nonce."""
+    found = []
+    for match in _LINE.finditer(console, start):
+        kind, seen_nonce, words, crc = match.groups()
+        if zlib.crc32(console[match.start() : match.start(4) - 1]) != int(crc, 16):
+            continue  # the gap is found, and named, by the sequence check
+        if int(seen_nonce, 16) != nonce:
+            raise RecordsDamaged(
+                f"The console carries output of another run (nonce {seen_nonce.decode()}, expected {nonce:08x})."
+            )
+        found.append(Line(kind.decode(), tuple(words.split()), match.end()))
+    return found
+
+
+def has_banner(console: bytes, nonce: int) -> bool:
+    return any(line.type == "B" for line in lines(console, nonce))
+
+
+def is_finished(console: bytes) -> bool:
+    """Whether the canary line has arrived (checked fully by :func:`decode`)."""
+    return b"VGP1 E " in console and console.rstrip(b"\0").endswith(b"\n")
+
+
+def phases(console: bytes, nonce: int) -> list[int]:
+    """Phases that the guest has announced so far."""
+    return [int(line.words[0], 16) for line in lines(console, nonce) if line.type == "P"]
+
+
+def decode(console: bytes, nonce: int) -> Result:
+    """Turn a complete console into records; raises :class:`RecordsDamaged` unless every byte is accounted for."""
+    found = lines(console, nonce)
+    canaries = [line for line in found if line.type == "E"]
+    if not canaries:
+        raise RecordsDamaged(
+            f"The guest's closing line is missing; {sum(line.type == 'R' for line in found)} records came before."
+        )
+    if len(canaries) > 1 or sum(line.type == "B" for line in found) != 1:
+        raise RecordsDamaged("The console holds more than one run of the guest, or no banner.")
+    count, total_crc = (int(word, 16) for word in canaries[0].words)
+    packed = []
+    for expected, line in enumerate(line for line in found if line.type == "R"):
+        if len(line.words) != 2 or len(line.words[1]) != 2 * _RECORD.size:
+            raise RecordsDamaged(f"Record {expected} has a wrong length.")
+        if int(line.words[0], 16) != expected:
+            raise RecordsDamaged(f"Record {expected} is missing: the next one is {int(line.words[0], 16)}.")
+        packed.append(bytes.fromhex(line.words[1].decode()))
+    if len(packed) != count:
+        raise RecordsDamaged(f"The guest sent {count} records, {len(packed)} arrived.")
+    if zlib.crc32(b"".join(packed)) != total_crc:
+        raise RecordsDamaged("The checksum over all records is wrong.")
+    records = tuple(Record.unpack(data) for data in packed)
+    if any(record.kind is Kind.OVERFLOW for record in records):
+        raise TestDefect("The guest met more events than its record area takes, or could not read its program.")
+    return Result(records, console)
