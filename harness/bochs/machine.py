@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import EmulatorFailed, ToolMissing
-from harness.timing import Deadline, wait_until
+from harness.timing import Deadline
 
 #: vendor -> Bochs' name of a CPU that virtualises as this project needs it: VT-x with EPT and unrestricted
 #: guest, or SVM with nested paging and next-RIP saving (``bochs --help cpu``).
@@ -136,6 +137,7 @@ class BochsMachine:
             raise EmulatorFailed(f"'{program}' could not be started: {error}.") from error
         finally:
             os.close(screen_end)
+        self._pidfd = os.pidfd_open(self._process.pid)
         self._drain = threading.Thread(target=_discard, args=(screen,), name="bochs-screen", daemon=True)
         self._drain.start()
 
@@ -160,21 +162,26 @@ class BochsMachine:
 
     def poll(self) -> int | None:
         """Exit status, or ``None`` while it runs (1 is Bochs' normal end)."""
-        if self._process.returncode is None:
-            self._account()
-        status = self._process.poll()
-        if status is not None:
-            self._close_fds()
-        return status
+        return self._reap(0)
 
     def wait(self, deadline: Deadline) -> int:
         """Wait for the end of the process; raises :class:`EmulatorFailed` when the deadline passes first."""
-        try:
-            # One blocking wait, woken by the kernel, instead of polling: most runs last a tenth of a second.
-            self._process.wait(timeout=deadline.remaining())
-        except subprocess.TimeoutExpired:
-            raise EmulatorFailed(f"The emulator did not end within {deadline.seconds:g} s.") from None
-        self._close_fds()
+        status = self._reap(deadline.remaining())
+        if status is None:
+            raise EmulatorFailed(f"The emulator did not end within {deadline.seconds:g} s.")
+        return status
+
+    def _reap(self, seconds: float) -> int | None:
+        """Wait up to ``seconds``; on the end collect the status and the exact CPU time."""
+        if self._process.returncode is None:
+            # One wait, woken by the kernel, instead of polling: most runs last a tenth of a second.
+            if not select.select([self._pidfd], [], [], seconds)[0]:
+                return None
+            _, status, usage = os.wait4(self._process.pid, 0)
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._cpu_seconds = usage.ru_utime + usage.ru_stime
+            os.close(self._pidfd)
+            self._close_fds()
         return self._process.returncode
 
     def pause(self) -> None:
@@ -185,30 +192,22 @@ class BochsMachine:
         self._signal(signal.SIGCONT)
 
     def cpu_seconds(self) -> float:
-        """CPU time the emulator has used so far, in seconds (the last known value once it has ended)."""
-        self._account()
+        """CPU time the emulator has used so far, in seconds."""
+        if self._process.returncode is None:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            self._cpu_seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return self._cpu_seconds
 
     def kill(self) -> None:
         """End the process now and wait for it; may be called more than once."""
-        self._account()
-        if self._process.poll() is None:
+        if self.poll() is None:
             self._signal(signal.SIGKILL)
-            wait_until(lambda: self._process.poll() is not None, Deadline.after(10), "the end of Bochs",
-                       error=EmulatorFailed)
-        self._close_fds()
+            self.wait(Deadline.after(10))
 
     def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    def _account(self) -> None:
-        try:
-            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        except OSError:
-            return
-        ticks = int(fields[11]) + int(fields[12])
-        self._cpu_seconds = max(self._cpu_seconds, ticks / os.sysconf("SC_CLK_TCK"))
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def _close_fds(self) -> None:
         while self._fds:

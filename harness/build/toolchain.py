@@ -170,7 +170,7 @@ def build_image(spec: ImageSpec, *, build_dir: Path | None = None) -> Image:
             with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
                 objects = list(pool.map(lambda job: _compile(spec, job[1], work, job[0]), enumerate(spec.sources)))
             link = (*_zig("ld.lld"), "-m", "elf_x86_64", "-static", "--build-id=none", "-z", "max-page-size=4096")
-            common = (*link, "-e", spec.entry, "-T", spec.linker_script, *objects)
+            common: tuple[str | Path, ...] = (*link, "-e", spec.entry, "-T", spec.linker_script, *objects)
             _run((*common, "-o", work / image.elf.name), f"{spec.name} (link)")
             (work / image.binary.name).write_bytes(flatten(work / image.elf.name))
             for object_file in objects:

@@ -1,0 +1,104 @@
+"""Metadata of conformance cases: what a test function is evidence for, and where it can be observed.
+
+A suite module declares; the plugin reads. Vendor differences and predicted failures are data here, never an
+``if`` in a test body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pytest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+REQUIREMENTS = (
+    "S1.1", "S1.2", "S1.3", "S1.4", "S1.5", "S1.6", "S1.7", "S2.1", "S3.1", "S3.2", "S3.3", "S4.1", "S4.2", "S4.3",
+    "S5.1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A failure that is predicted: it must show, with this code, wherever the selectors match.
+
+    ``id`` names it (a gap ``G-..`` of the case list, or a weakness of the emulator), ``kinds`` are kinds of hosts
+    in the inventory, ``vendors`` CPU vendors; empty selectors match everything. ``variant`` limits it to cells
+    whose parameters contain every one of these ids.
+    """
+
+    id: str
+    code: str
+    reason: str
+    kinds: tuple[str, ...] = ()
+    vendors: tuple[str, ...] = ()
+    variant: tuple[str, ...] = ()
+
+    def matches(self, kind: str, vendor: str, variant: Iterable[str]) -> bool:
+        """Whether the prediction speaks of this cell."""
+        return (
+            (not self.kinds or kind in self.kinds)
+            and (not self.vendors or vendor in self.vendors)
+            and set(self.variant) <= set(variant)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row of the catalogue, as far as a machine needs it."""
+
+    id: str
+    rule: str
+    requirements: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    priority: int = 1
+    needs: tuple[str, ...] = ()
+    vendors: tuple[str, ...] = ("intel", "amd")
+    expected: tuple[Expected, ...] = field(default=())
+
+
+def case(
+    id: str,
+    *,
+    rule: str,
+    requirement: str | tuple[str, ...] = (),
+    refs: tuple[str, ...] = (),
+    priority: int = 1,
+    needs: tuple[str, ...] = (),
+    vendors: tuple[str, ...] = ("intel", "amd"),
+    expected: tuple[Expected, ...] = (),
+) -> Callable[[F], F]:
+    """Declare a test function as (part of) case ``id``.
+
+    ``rule`` is one sentence, ``refs`` manual sections, ``needs`` capabilities of the place where it runs (see
+    :class:`harness.subjects.Platform`); a case without needs is guest-only and runs bare as well.
+    """
+    requirements = (requirement,) if isinstance(requirement, str) else requirement
+    unknown = set(requirements) - set(REQUIREMENTS)
+    if unknown:
+        raise ValueError(f"case {id} names requirements that do not exist: {sorted(unknown)}")
+    return pytest.mark.case(Case(id, rule, requirements, refs, priority, needs, vendors, expected))
+
+
+def needs(*capabilities: str) -> pytest.MarkDecorator:
+    """A mark for one value of an axis: that variant needs more than its case does."""
+    return pytest.mark.needs(*capabilities)
+
+
+def axis(name: str, values: Iterable[Any], *, prefix: str = "") -> Callable[[F], F]:
+    """One axis of a matrix. Ids are ``prefix`` + value, so that every cell has a name one can type."""
+    made = [
+        value if hasattr(value, "marks") else pytest.param(value, id=f"{prefix}{_slug(value)}") for value in values
+    ]
+    return pytest.mark.parametrize(name, made)
+
+
+def variant(value: Any, *capabilities: str, id: str = "") -> Any:
+    """A value of an axis with its own id and needs."""
+    return pytest.param(value, id=id or _slug(value), marks=[needs(*capabilities)] if capabilities else [])
+
+
+def _slug(value: Any) -> str:
+    return str(value).lower().replace("-", "_").replace(" ", "_").replace("#", "")

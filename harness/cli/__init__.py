@@ -1,0 +1,45 @@
+"""The ``vmmcheck`` command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from harness import __version__
+from harness.cli.inspect import cases, evidence, hosts
+from harness.cli.run import run
+from harness.errors import VmmcheckError
+
+
+class _Group(click.Group):
+    """Prints our errors as the one sentence they are, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except VmmcheckError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(4)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vmmcheck")
+def cli() -> None:
+    """Hardware conformance tests for FreeBSD's bhyve: debug registers, host context, VMCB caching.
+
+    Start with 'vmmcheck run --lab labs/emulated.toml': it needs no hardware and no FreeBSD.
+    """
+
+
+for command in (run, hosts, cases, evidence):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    cli(prog_name="vmmcheck")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

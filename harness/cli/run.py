@@ -1,0 +1,38 @@
+"""``vmmcheck run``: plain pytest with the suites of this tree, the same code path as ``pytest suites --lab``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--lab", type=click.Path(path_type=Path), default=Path("labs/emulated.toml"), show_default=True,
+              help="Inventory of the hosts.")  # fmt: skip
+@click.option("--host", multiple=True, metavar="ALIAS", help="Only this host (repeatable).")
+@click.option("--case", multiple=True, metavar="GLOB", help="Only cases such as DAT-01 or 'DAT-*' (repeatable).")
+@click.option("--priority", type=int, default=0, metavar="N", help="Only cases of priority 1 to N.")
+@click.option("--run-dir", default="runs", show_default=True, help="Where run folders are made.")
+@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
+def run(
+    lab: Path, host: tuple[str, ...], case: tuple[str, ...], priority: int, run_dir: str, pytest_args: tuple[str, ...]
+) -> None:
+    """Run the suites against the hosts of a lab.
+
+    Further words go to pytest: '-k write_watch', '-x', '--pdb' (with one --host), a module such as
+    suites/test_reset.py.
+
+    \b
+    Exit status: 0 all answered as expected, 1 product failure, 2 interrupted, 4 usage or configuration,
+    5 nothing ran or all skipped, 10 unanswered cells (lab or harness), 11 only flaky cells.
+    """
+    words = [f"--lab={lab.resolve()}", f"--run-dir={Path(run_dir).resolve()}", f"--priority={priority}"]
+    words += [f"--host={alias}" for alias in host] + [f"--case={pattern}" for pattern in case]
+    has_target = any(word.startswith("suites") for word in pytest_args)
+    os.chdir(ROOT)
+    raise SystemExit(pytest.main([*([] if has_target else ["suites"]), "-q", *words, *pytest_args]))

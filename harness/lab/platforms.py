@@ -1,0 +1,24 @@
+"""What kind of column a host is, known from the inventory alone: enough to decide at collection what can run."""
+
+from __future__ import annotations
+
+from harness.bochs import CPU_MODELS
+from harness.inventory import BareHost, EmulatedHost, Host
+from harness.subjects import Platform
+
+#: What every host with bhyve offers.
+BHYVE = frozenset({"bhyve", "bhyvectl", "migration", "two-vms"})
+#: What the emulated host's witnesses add. ``debugctl`` is missing: Bochs has no such register.
+EMULATED = BHYVE | {"witness", "sentinel", "dbregs", "step-entry", "fbt", "vmcb-cache"}
+
+
+def platform_of(alias: str, host: Host) -> Platform:
+    """The column of a host."""
+    if isinstance(host, BareHost):
+        model = CPU_MODELS[host.vendor]
+        return Platform(alias, "bare", host.vendor, f"bare Bochs {model}", True, frozenset({"bare"}))
+    if isinstance(host, EmulatedHost):
+        heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
+        return Platform(alias, "emulated", host.vendor, heading, True, EMULATED, host.ncpu)
+    vendor = "intel" if host.cpu.vendor == "GenuineIntel" else "amd"
+    return Platform(alias, "freebsd", vendor, f"{host.cpu.class_} ({alias})", False, BHYVE)

@@ -1,0 +1,65 @@
+"""One host for the life of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from harness.errors import ConfigError
+from harness.inventory import BareHost, Host
+from harness.lab.platforms import platform_of
+from harness.recording import NullRecorder, Recorder
+from harness.subjects import Platform, Subject
+from harness.subjects.bare import BareSubject
+
+
+class HostSession(Protocol):
+    """What the plugin does with a host."""
+
+    platform: Platform
+
+    def open(self) -> dict[str, Any]:
+        """Connect, look, provision; facts for the report. Raises what the host makes of it."""
+
+    def begin(self, recorder: Recorder) -> Subject:
+        """Before an item: the host is healthy and on the boot we know, or an ``InfraError``."""
+
+    def end(self) -> None:
+        """After an item: the same boot, no guest left over; raises what is not so."""
+
+    def explain(self, error: Exception) -> Exception:
+        """What an error of an item really was: the boot identifier decides between product and lab."""
+
+    def close(self) -> None:
+        """Leave the host as it was found."""
+
+
+class BareSession:
+    """There is no host: nothing to open, nothing to restore."""
+
+    def __init__(self, alias: str, host: BareHost) -> None:
+        self.platform = platform_of(alias, host)
+        self._subject = BareSubject(alias, host.vendor, NullRecorder())
+
+    def open(self) -> dict[str, Any]:
+        return {"heading": self.platform.heading}
+
+    def begin(self, recorder: Recorder) -> Subject:
+        self._subject.recorder = recorder
+        return self._subject
+
+    def end(self) -> None:
+        self._subject.recorder = NullRecorder()
+
+    def explain(self, error: Exception) -> Exception:
+        return error
+
+    def close(self) -> None:
+        pass
+
+
+def open_session(alias: str, host: Host, reach: Mapping[str, str]) -> HostSession:
+    """The session for a host of the inventory, not opened yet; ``reach`` is what its launcher told of it."""
+    if isinstance(host, BareHost):
+        return BareSession(alias, host)
+    raise ConfigError(f"Hosts of kind '{host.kind}' cannot be driven yet (host '{alias}').")

@@ -1,0 +1,104 @@
+"""From test functions to planned cells."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+import pytest
+
+from harness.cases import Case
+from harness.lab import platform_of
+from harness.plugin.options import LabConfig
+from harness.results import CellPlan
+from harness.subjects import Platform
+
+PLAN = pytest.StashKey[CellPlan]()
+
+#: Seconds after which the net under all other limits ends an item.
+ITEM_LIMIT = 300
+
+
+def parametrize_subject(metafunc: pytest.Metafunc, lab: LabConfig | None) -> None:
+    """Make the host the first parameter. Without a lab the suites can be listed, not run."""
+    aliases = list(lab.hosts) if lab is not None else []
+    if not aliases:
+        skip = pytest.mark.skip(reason="needs --lab FILE (labs/emulated.toml needs no hardware)")
+        metafunc.parametrize("subject", [pytest.param("nolab", marks=skip)], indirect=True, scope="function")
+        return
+    metafunc.parametrize("subject", aliases, indirect=True, scope="function")
+
+
+def case_of(item: pytest.Item) -> Case | None:
+    """The metadata of an item's case."""
+    mark = item.get_closest_marker("case")
+    return mark.args[0] if mark is not None else None
+
+
+def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConfig) -> None:
+    """Select by case and priority, skip what the host cannot show (naming why), plan the rest."""
+    platforms = {alias: platform_of(alias, host) for alias, host in lab.hosts.items()}
+    wanted: list[str] = config.option.case
+    priority: int = config.option.priority
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        metadata = case_of(item)
+        if metadata is None or not isinstance(item, pytest.Function):
+            kept.append(item)
+            continue
+        chosen = not wanted or any(fnmatch.fnmatchcase(metadata.id, pattern) for pattern in wanted)
+        if not chosen or (priority and metadata.priority > priority):
+            dropped.append(item)
+            continue
+        kept.append(item)
+        platform = platforms[_alias_of(item)]
+        reason = why_not(item, metadata, platform)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+        item.add_marker(pytest.mark.timeout(ITEM_LIMIT))
+        item.stash[PLAN] = plan_of(item, metadata, platform)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+def why_not(item: pytest.Item, metadata: Case, platform: Platform) -> str:
+    """Why an item cannot be observed on a platform, or an empty string."""
+    if platform.vendor not in metadata.vendors:
+        return f"not applicable to {platform.vendor}: the rule speaks of {' and '.join(metadata.vendors)}"
+    needed = [*metadata.needs, *(name for mark in item.iter_markers("needs") for name in mark.args)]
+    missing = [name for name in needed if name not in platform.capabilities]
+    if missing:
+        return f"needs capability '{missing[0]}', which a host of kind '{platform.kind}' does not offer"
+    return ""
+
+
+def plan_of(item: pytest.Function, metadata: Case, platform: Platform) -> CellPlan:
+    """The planned cell of an item."""
+    parameters = item.callspec.id.split("-")[1:]
+    expected = tuple(
+        (entry.id, entry.code, entry.reason)
+        for entry in metadata.expected
+        if entry.matches(platform.kind, platform.vendor, parameters)
+    )
+    name = f"[{'-'.join(parameters)}]" if parameters else ""
+    return CellPlan(
+        nodeid=item.nodeid,
+        test=item.nodeid.partition("[")[0] + name,
+        case=metadata.id,
+        rule=metadata.rule,
+        host=platform.alias,
+        platform=platform.heading,
+        vendor=platform.vendor,
+        kind=platform.kind,
+        requirements=metadata.requirements,
+        references=metadata.references,
+        priority=metadata.priority,
+        expected=expected,
+    )
+
+
+def _alias_of(item: pytest.Function) -> str:
+    value: Any = item.callspec.params["subject"]
+    return str(value)

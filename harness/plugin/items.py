@@ -1,0 +1,167 @@
+"""Runs items on the one host of this process and says what came of each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from harness.errors import HostLost, VmmcheckError
+from harness.expect import recording
+from harness.lab import HostSession, open_session
+from harness.plugin.collection import PLAN
+from harness.plugin.options import LAB, LabConfig
+from harness.results import CellPlan, CellRecorder, judge, outcome_of
+from harness.results.cells import Outcome
+from harness.results.run import cell_folder
+from harness.subjects import Subject
+from harness.verdicts import Verdict
+
+_RECORDER = pytest.StashKey[CellRecorder]()
+_OUTCOMES = pytest.StashKey[list[Outcome]]()
+_STARTED = pytest.StashKey[float]()
+
+
+class ItemRunner:
+    """Registered where items run: in each worker, or in the only process."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._sessions: dict[str, HostSession] = {}
+        self._broken: dict[str, Exception] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
+
+    @pytest.fixture
+    def subject(self, request: pytest.FixtureRequest) -> Generator[Subject]:
+        """Where the guest programs of this item run."""
+        session = self._session(str(request.param))
+        recorder = request.node.stash[_RECORDER]
+        subject = session.begin(recorder)
+        with recording(recorder):
+            yield subject
+        session.end()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Tell the controller what is planned, before anything runs."""
+        plans = [item.stash[PLAN].as_dict() for item in session.items if PLAN in item.stash]
+        output = getattr(self._config, "workeroutput", None)
+        run_dir = self._lab.run_dir
+        if output is not None and run_dir is not None:
+            alias = next(iter(self._lab.hosts))
+            folder = run_dir / "hosts" / alias
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / "plan.partial"
+            partial.write_text(json.dumps(plans), encoding="utf-8")
+            partial.replace(folder / "plan.json")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        plan = item.stash.get(PLAN, None)
+        run_dir = self._lab.run_dir
+        if plan is not None and run_dir is not None:
+            item.stash[_RECORDER] = CellRecorder(run_dir / cell_folder(plan.test, plan.host))
+        item.stash[_OUTCOMES] = []
+        item.stash[_STARTED] = time.time()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        if call.excinfo is not None and isinstance(call.excinfo.value, Exception):
+            self._explain(item, call)
+        report = yield
+        plan = item.stash.get(PLAN, None)
+        if plan is None:
+            return report
+        outcomes = item.stash[_OUTCOMES]
+        outcome = _outcome(report, call)
+        outcomes.append(outcome)
+        _show_expectation(report, plan, outcome)
+        if report.when == "teardown":
+            report.__dict__["vmmcheck_cell"] = self._finish(item, outcomes)
+        return report
+
+    def pytest_sessionfinish(self) -> None:
+        for alias, session in self._sessions.items():
+            if alias not in self._broken:
+                session.close()
+        output = getattr(self._config, "workeroutput", None)
+        if output is not None:
+            output["vmmcheck_facts"] = json.dumps(self.facts)
+
+    @property
+    def _lab(self) -> LabConfig:
+        """Read anew each time: the controller fills in the run folder when the session starts."""
+        return self._config.stash[LAB]
+
+    def _session(self, alias: str) -> HostSession:
+        """The open session of a host. A host that could not be opened stays so: the first cause is told again."""
+        if alias in self._broken:
+            raise self._broken[alias]
+        if alias not in self._sessions:
+            try:
+                session = open_session(alias, self._lab.hosts[alias], self._lab.reach.get(alias, {}))
+                self._sessions[alias] = session
+                self.facts[alias] = session.open()
+            except VmmcheckError as error:
+                self._broken[alias] = error
+                raise
+        return self._sessions[alias]
+
+    def _explain(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        """Let the session say what an error was: a dead link may be a panic, a hang may be the lab's."""
+        plan = item.stash.get(PLAN, None)
+        session = self._sessions.get(plan.host) if plan is not None else None
+        error = call.excinfo.value if call.excinfo is not None else None
+        if session is None or not isinstance(error, Exception) or plan is None or plan.host in self._broken:
+            return
+        explained = session.explain(error)
+        if isinstance(explained, HostLost):
+            self._broken[plan.host] = explained
+        if explained is not error:
+            explained.__cause__ = error
+            call.excinfo = pytest.ExceptionInfo.from_exception(explained.with_traceback(error.__traceback__))
+
+    def _finish(self, item: pytest.Item, outcomes: list[Outcome]) -> dict[str, Any]:
+        plan, started = item.stash[PLAN], item.stash[_STARTED]
+        recorder = item.stash.get(_RECORDER, None)
+        evidence = cell_folder(plan.test, plan.host) if recorder is not None else ""
+        cell = judge(plan, outcomes, started=started, duration=time.time() - started, evidence=evidence)
+        data = cell.as_dict()
+        if recorder is not None and cell.verdict is not Verdict.SKIP:
+            recorder.finish({**data, "rule": plan.rule, "references": list(plan.references)})
+        else:
+            data["evidence"] = ""
+        return data
+
+
+def _show_expectation(report: pytest.TestReport, plan: CellPlan, outcome: Outcome) -> None:
+    """Tell pytest of a predicted failure (xfail) or of its absence (failed), as our verdict will."""
+    if report.when != "call" or not plan.expected:
+        return
+    for id, code, reason in plan.expected:
+        if outcome.verdict is Verdict.FAIL and outcome.code == code:
+            report.outcome = "skipped"
+            report.wasxfail = f"{id}: {reason}"
+            return
+    if outcome.verdict is Verdict.PASS:
+        report.outcome = "failed"
+        report.longrepr = "[XPASS] a predicted failure did not show: " + "; ".join(id for id, _, _ in plan.expected)
+
+
+def _outcome(report: pytest.TestReport, call: pytest.CallInfo[None]) -> Outcome:
+    if report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        return Outcome(Verdict.SKIP, "", reason.removeprefix("Skipped: "))
+    if call.excinfo is None:
+        return Outcome(Verdict.PASS)
+    error = call.excinfo.value
+    if isinstance(error, pytest.fail.Exception) and "Timeout" in str(error):
+        message = f"The item did not end within its limit: {str(error).splitlines()[0]}."
+        return Outcome(Verdict.INFRA, "INFRA-ITEM-TIMEOUT", message, "See the last command in commands.jsonl.")
+    return outcome_of(error)

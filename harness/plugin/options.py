@@ -1,0 +1,66 @@
+"""Command-line options of a run against a lab."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from harness.inventory import Host, load_inventory, select_hosts
+from harness.inventory.load import dump_host
+
+
+@dataclass(frozen=True, slots=True)
+class LabConfig:
+    """The lab of this process: all selected hosts in the controller, exactly one in a worker."""
+
+    name: str
+    hosts: dict[str, Host]
+    run_dir: Path | None
+    #: alias -> how to reach a host that the controller started.
+    reach: dict[str, dict[str, str]]
+
+
+LAB = pytest.StashKey[LabConfig]()
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vmmcheck", "bhyve conformance")
+    group.addoption("--lab", metavar="FILE", help="inventory of the hosts (labs/emulated.toml needs no hardware)")
+    group.addoption("--host", action="append", default=[], metavar="ALIAS", help="only this host (repeatable)")
+    group.addoption(
+        "--case", action="append", default=[], metavar="GLOB", help="only cases such as DAT-01 or 'DAT-*' (repeatable)"
+    )
+    group.addoption("--priority", type=int, default=0, metavar="N", help="only cases of priority 1 to N")
+    group.addoption("--run-dir", default="runs", metavar="DIR", help="where run folders are made (default: runs)")
+
+
+def read_lab(config: pytest.Config) -> LabConfig | None:
+    """The lab of this process, or ``None`` without ``--lab``; raises ``ConfigError``s."""
+    given = getattr(config, "workerinput", None)
+    if given is not None:
+        if "vmmcheck" not in given:
+            return None
+        data = json.loads(given["vmmcheck"])
+        host: Host = TypeAdapter(Host).validate_json(json.dumps(data["entry"]))
+        return LabConfig(data["lab"], {data["alias"]: host}, Path(data["run_dir"]), {data["alias"]: data["reach"]})
+    if not config.option.lab:
+        return None
+    inventory = load_inventory(Path(config.option.lab))
+    return LabConfig(inventory.lab, select_hosts(inventory, config.option.host), None, {})
+
+
+def worker_input(lab: LabConfig, alias: str, run_dir: Path) -> str:
+    """What a worker needs to know of its host, as one JSON text (only basic types travel)."""
+    return json.dumps(
+        {
+            "lab": lab.name,
+            "alias": alias,
+            "entry": dump_host(lab.hosts[alias]),
+            "run_dir": str(run_dir),
+            "reach": lab.reach.get(alias, {}),
+        }
+    )

@@ -1,0 +1,137 @@
+"""What one cell is, and how what happened (raw) becomes what is reported (effective)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from harness.errors import ConfigError, Culprit, HostPanic, NotStarted, ProductFailure, VmmcheckError
+from harness.verdicts import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """A planned cell: one variant of one case on one host. ``expected`` are (id, code, reason) that apply."""
+
+    nodeid: str
+    test: str
+    case: str
+    rule: str
+    host: str
+    platform: str
+    vendor: str
+    kind: str
+    requirements: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    priority: int = 1
+    expected: tuple[tuple[str, str, str], ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> CellPlan:
+        data = dict(data)
+        for name in ("requirements", "references"):
+            data[name] = tuple(data[name])
+        data["expected"] = tuple(tuple(entry) for entry in data["expected"])
+        return cls(**data)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened in one phase of an item, or to the whole item."""
+
+    verdict: Verdict
+    code: str = ""
+    message: str = ""
+    help: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell with its verdict. ``raw`` is what happened, ``verdict`` what it means given the expectations."""
+
+    plan: CellPlan
+    verdict: Verdict
+    raw: Verdict
+    code: str = ""
+    message: str = ""
+    help: str = ""
+    expectation: str = ""
+    started: float = 0.0
+    duration: float = 0.0
+    evidence: str = ""
+    attempts: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry of ``results.json``."""
+        plan = self.plan
+        return {
+            "case": plan.case,
+            "test": plan.test,
+            "nodeid": plan.nodeid,
+            "host": plan.host,
+            "platform": plan.platform,
+            "vendor": plan.vendor,
+            "kind": plan.kind,
+            "requirements": list(plan.requirements),
+            "verdict": self.verdict.value,
+            "raw": self.raw.value,
+            "code": self.code,
+            "message": self.message,
+            "help": self.help,
+            "expectation": self.expectation,
+            "started": round(self.started, 3),
+            "duration": round(self.duration, 4),
+            "evidence": self.evidence,
+        }
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """The raw outcome of an exception that ended an item."""
+    if isinstance(error, HostPanic):
+        verdict = Verdict.PANIC
+    elif isinstance(error, ProductFailure):
+        verdict = Verdict.FAIL
+    elif isinstance(error, NotStarted):
+        verdict = Verdict.NOT_RUN
+    elif isinstance(error, VmmcheckError):
+        verdict = Verdict.INFRA if error.culprit is Culprit.LAB or isinstance(error, ConfigError) else Verdict.ERROR
+    elif isinstance(error, AssertionError):
+        return Outcome(Verdict.FAIL, "PRODUCT-ASSERTION", str(error) or "An assertion of the case is false.")
+    else:
+        return Outcome(
+            Verdict.ERROR,
+            "TEST-DEFECT",
+            f"{type(error).__name__}: {error}",
+            "Fix the case: an exception that is no verdict escaped from it.",
+        )
+    return Outcome(verdict, error.code, error.message, error.help)
+
+
+def judge(plan: CellPlan, outcomes: list[Outcome], *, started: float, duration: float, evidence: str) -> Cell:
+    """Fold the phases of an item into its cell and apply the declared expectations.
+
+    The worst phase counts: a clean test whose host is found dead afterwards has not passed.
+    """
+    raw = min(outcomes, key=lambda outcome: outcome.verdict.severity, default=Outcome(Verdict.NOT_RUN))
+    verdict, expectation = raw.verdict, ""
+    if plan.expected and raw.verdict is Verdict.PASS:
+        verdict = Verdict.XPASS
+        expectation = "; ".join(f"{id}: {reason}" for id, _, reason in plan.expected)
+        raw = Outcome(
+            Verdict.PASS,
+            "PRODUCT-UNEXPECTED-PASS",
+            f"A failure was predicted and did not show ({expectation}).",
+            "If it is fixed, remove the expectation from the case; if not, the case does not see it here.",
+        )
+    elif raw.verdict is Verdict.FAIL:
+        for id, code, reason in plan.expected:
+            if code == raw.code:
+                verdict, expectation = Verdict.XFAIL, f"{id}: {reason}"
+                break
+    return Cell(
+        plan, verdict, Verdict.PASS if verdict is Verdict.XPASS else raw.verdict, raw.code, raw.message, raw.help,
+        expectation, started, duration, evidence,
+    )  # fmt: skip

@@ -1,0 +1,83 @@
+"""One folder per cell, written as things happen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+class CellRecorder:
+    """Writes the evidence of one cell below ``folder`` (made with the first file)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._expectations: list[dict[str, Any]] = []
+        self._counts: dict[str, int] = {}
+        self._made = False
+
+    def add_command(
+        self, argv: str, status: int | None, stdout: bytes, stderr: bytes, started: float, seconds: float
+    ) -> None:
+        """Append one line to ``commands.jsonl``."""
+        entry = {
+            "command": argv,
+            "status": status,
+            "stdout": stdout.decode("utf-8", "backslashreplace"),
+            "stderr": stderr.decode("utf-8", "backslashreplace"),
+            "started": round(started, 4),
+            "seconds": round(seconds, 4),
+        }
+        self._append("commands.jsonl", json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def add_file(self, name: str, data: bytes) -> None:
+        """Write ``name``; a second file of that name in one cell gets a number."""
+        count = self._counts[name] = self._counts.get(name, 0) + 1
+        if count > 1:
+            stem, dot, ending = name.partition(".")
+            name = f"{stem}-{count}{dot}{ending}"
+        self._path(name).write_bytes(data)
+
+    def add_expectation(
+        self, what: str, expected: str, observed: str, ok: bool, *, mask: str = "", reference: str = ""
+    ) -> None:
+        """Keep one judged expectation for ``registers.json``; a failed one is written at once."""
+        self._expectations.append(
+            {"what": what, "expected": expected, "observed": observed, "mask": mask, "rule": reference, "ok": ok}
+        )
+
+    def add_note(self, text: str) -> None:
+        self._append("notes.txt", text + "\n")
+
+    def finish(self, verdict: dict[str, Any]) -> None:
+        """Write what was judged, the verdict and the checksums of everything."""
+        if self._expectations:
+            self._path("registers.json").write_text(json.dumps(self._expectations, indent=1) + "\n", encoding="utf-8")
+        self._path("verdict.json").write_text(json.dumps(verdict, indent=1) + "\n", encoding="utf-8")
+        sums = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.folder.iterdir())
+            if path.name != "manifest.json"
+        }
+        self._path("manifest.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+
+    def _path(self, name: str) -> Path:
+        if not self._made:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._made = True
+        return self.folder / name
+
+    def _append(self, name: str, text: str) -> None:
+        with self._path(name).open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+
+def verify_manifest(folder: Path) -> list[str]:
+    """Names of files in a cell's folder that are missing or differ from its manifest."""
+    sums: dict[str, str] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return [
+        name
+        for name, expected in sums.items()
+        if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected
+    ]

@@ -1,0 +1,148 @@
+"""The run folder: recipe, event stream, results. Only the controller writes here; workers write cell folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, NotStarted
+from harness.results.cells import Cell, CellPlan
+from harness.verdicts import Verdict
+
+SCHEMA = 1
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.=+-]+")
+
+
+def cell_folder(test: str, host: str) -> str:
+    """Path of a cell's evidence inside the run folder: one folder a test, one below it a host."""
+    return f"cells/{_UNSAFE.sub('_', test.removeprefix('suites/')).strip('_')}/{host}"
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of the suites; ``cells`` grows as verdicts come in, ``plan`` is what must be answered."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    plan: dict[str, CellPlan] = field(default_factory=dict)
+    cells: dict[str, Cell] = field(default_factory=dict)
+    #: alias -> facts of the host, told by its session.
+    hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, parent: Path, *, lab: str, arguments: list[str], hosts: dict[str, Any]) -> Run:
+        """Make a new run folder below ``parent``; raises :class:`ConfigError` when that cannot be written."""
+        name = time.strftime("%Y%m%d-%H%M%S") + "-" + secrets.token_hex(2)
+        folder = parent / name
+        try:
+            (folder / "cells").mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError(f"The run folder '{folder}' cannot be made: {error.strerror}.") from None
+        recipe = {
+            "schema": SCHEMA,
+            "run": name,
+            "lab": lab,
+            "arguments": arguments,
+            "hosts": hosts,
+            "started": time.time(),
+            "controller": {
+                "python": sys.version.split()[0],
+                "system": platform.platform(),
+                "cpus": os.cpu_count(),
+                "packages": {
+                    package: version(package)
+                    for package in ("pytest", "pytest-xdist", "paramiko", "allure-pytest", "ziglang")
+                },
+            },
+        }
+        run = cls(folder, recipe)
+        run._write("run.json", recipe)
+        run.event("run_started", run=name, lab=lab)
+        return run
+
+    def event(self, kind: str, /, **data: Any) -> None:
+        """Append one line to ``events.jsonl`` and flush it: a killed controller loses nothing."""
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"at": round(time.time(), 3), "event": kind, **data}, ensure_ascii=False) + "\n")
+
+    def add_plan(self, plans: Iterable[CellPlan]) -> None:
+        """Add planned cells; a replacement worker plans the same ones again."""
+        new = [plan for plan in plans if plan.nodeid not in self.plan]
+        self.plan.update((plan.nodeid, plan) for plan in new)
+        if new:
+            self.event("planned", host=new[0].host, cells=len(new))
+
+    def add(self, cell: Cell) -> None:
+        """Take a verdict. The first one stands, unless a worse one comes for the same cell."""
+        known = self.cells.get(cell.plan.nodeid)
+        if known is not None and known.verdict.severity <= cell.verdict.severity:
+            return
+        self.cells[cell.plan.nodeid] = cell
+        self.event("cell_finished", **cell.as_dict())
+
+    def complete(self, why: str) -> int:
+        """Give every planned cell without a verdict NOT_RUN; return how many there were."""
+        missing = [plan for nodeid, plan in self.plan.items() if nodeid not in self.cells]
+        for plan in missing:
+            self.add(Cell(plan, Verdict.NOT_RUN, Verdict.NOT_RUN, NotStarted.code, why, NotStarted.help))
+        return len(missing)
+
+    def ordered(self) -> list[Cell]:
+        """Cells in the order of the plan."""
+        return [self.cells[nodeid] for nodeid in self.plan if nodeid in self.cells]
+
+    def totals(self) -> Counter[Verdict]:
+        return Counter(cell.verdict for cell in self.cells.values())
+
+    def finish(self, exit_code: int) -> None:
+        """Write ``results.json`` and close the event stream."""
+        cells = self.ordered()
+        totals = {verdict.value: self.totals()[verdict] for verdict in Verdict if self.totals()[verdict]}
+        self._write(
+            "results.json",
+            {
+                "schema": SCHEMA,
+                "run": self.recipe["run"],
+                "lab": self.recipe["lab"],
+                "exit_code": exit_code,
+                "planned": len(self.plan),
+                "totals": totals,
+                "hosts": self.hosts,
+                "cells": [cell.as_dict() for cell in cells],
+            },
+        )
+        self.event("run_finished", exit_code=exit_code, totals=totals)
+
+    def _write(self, name: str, data: Any) -> None:
+        target = self.folder / name
+        partial = target.with_suffix(".partial")
+        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(target)
+
+
+def exit_code(totals: Counter[Verdict]) -> int:
+    """The exit code for these verdicts (single numbers, 0 to 6 keep pytest's meaning).
+
+    1 product failure, 10 unanswered cells, 11 flaky cells, 5 nothing but skips, 0 all answered as expected.
+    """
+    if any(totals[verdict] for verdict in Verdict if verdict.is_product_failure):
+        return 1
+    if any(totals[verdict] for verdict in Verdict if verdict.is_unanswered):
+        return 10
+    if totals[Verdict.FLAKY]:
+        return 11
+    if not sum(totals.values()) - totals[Verdict.SKIP]:
+        return 5
+    return 0

@@ -1,0 +1,132 @@
+"""What suites may ask of the place where a guest runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.guest import Program, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """One column of a report.
+
+    ``alias`` is the host's name in the inventory, ``kind`` its kind there, ``vendor`` ``intel`` or ``amd``.
+    ``capabilities`` are names that cases may need: ``bhyve``, ``bhyvectl``, ``migration``, ``two-vms``, ``witness``,
+    ``sentinel``, ``dbregs``, ``step-entry``, ``debugctl``, ... ``emulated`` columns never mix with hardware.
+    """
+
+    alias: str
+    kind: str
+    vendor: str
+    heading: str
+    emulated: bool
+    capabilities: frozenset[str]
+    ncpu: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HostDebugState:
+    """Debug registers of a host CPU (or of a host thread, without ``debugctl``)."""
+
+    dr0: int = 0
+    dr1: int = 0
+    dr2: int = 0
+    dr3: int = 0
+    dr6: int = 0xFFFF0FF0
+    dr7: int = 0x400
+    debugctl: int = 0
+
+
+class RunningGuest(Protocol):
+    """A guest that runs in phases, and what its host can do to it meanwhile."""
+
+    def wait_phase(self, phase: int) -> None:
+        """Wait until the guest reached ``sync(phase)``; raises ``GuestHang`` or ``GuestDied``."""
+
+    def go(self) -> None:
+        """Let the guest go on behind its ``sync``."""
+
+    def finish(self) -> Result:
+        """Wait for the end and return the records."""
+
+    def registers(self, *names: str) -> Mapping[str, int]:
+        """Guest registers as bhyvectl prints them (``dr0`` ... ``dr7``, ``rip``, ...)."""
+
+    def set_registers(self, **values: int) -> None:
+        """Set guest registers through bhyvectl."""
+
+    def stats(self) -> Mapping[str, int]:
+        """VM statistics of vCPU 0 by FreeBSD's names."""
+
+    def pin(self, cpu: int) -> None:
+        """Move the vCPU thread to host CPU ``cpu``."""
+
+    def thread_debug_registers(self) -> HostDebugState:
+        """Debug registers of the vCPU thread itself, as ptrace reads them (PT_GETDBREGS)."""
+
+    def set_thread_debug_registers(self, state: HostDebugState) -> None:
+        """Set them (PT_SETDBREGS): live whenever the thread runs in the host."""
+
+
+class Sentinel(Protocol):
+    """An ordinary host process with debug registers of its own that touches its own variable."""
+
+    def stop(self) -> SentinelReport: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelReport:
+    """What a sentinel saw: accesses made, hits of its own watch, traps it cannot explain, registers at the end."""
+
+    address: int
+    touches: int
+    hits: int
+    foreign: int
+    registers: HostDebugState
+
+
+class HostActions(Protocol):
+    """Things done on the host itself, beside a guest."""
+
+    def plant(self, cpu: int, state: HostDebugState) -> HostDebugState:
+        """Load debug registers of host CPU ``cpu`` through the witness module; what reads back right after."""
+
+    def state(self, cpu: int) -> HostDebugState:
+        """Hardware debug registers of host CPU ``cpu`` now."""
+
+    def touch(self, cpu: int, count: int) -> int:
+        """Touch the witness variable ``count`` times on ``cpu``; debug exceptions that the host counted."""
+
+    def witness_variable(self) -> int:
+        """Address of the witness variable."""
+
+    def sentinel(
+        self, cpu: int, *, watch: bool, pattern: HostDebugState | None = None
+    ) -> AbstractContextManager[Sentinel]:
+        """A sentinel process pinned to ``cpu``."""
+
+    def step_through_entry(self, cpu: int) -> AbstractContextManager[Mapping[str, int]]:
+        """Single-step the host through VM entry on ``cpu``; the mapping is filled when the context ends."""
+
+
+class Subject(Protocol):
+    """Runs guest programs."""
+
+    @property
+    def platform(self) -> Platform: ...
+
+    @property
+    def host(self) -> HostActions:
+        """Actions on the host; raises ``TestDefect`` where there is none (a case asks by ``needs``)."""
+
+    def run(self, program: Program, *, pin: int | None = 0, seconds: float = 30) -> Result:
+        """Run to the end. Raises ``RecordsDamaged``, ``GuestHang``, ``GuestDied``, or what happened to the host."""
+
+    def start(
+        self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 30
+    ) -> AbstractContextManager[RunningGuest]:
+        """Start a guest that waits in phases; leaving the context removes it whatever happened."""

@@ -1,0 +1,100 @@
+"""Reset state of the debug registers (RST)."""
+
+from __future__ import annotations
+
+from harness.cases import case
+from harness.expect import expect_register
+from harness.guest import Program
+from harness.guest.registers import CR4_DE, DR6_INACTIVE, DR7_RESET
+from harness.subjects import Subject
+
+
+def first_look() -> Program:
+    """The runtime records the registers at the first instruction; nothing else is needed."""
+    program = Program("first look")
+    program.note()
+    return program
+
+
+@case(
+    "RST-01",
+    rule="DR0-DR3 read 0 at the first instruction of the boot processor",
+    requirement=("S1.3", "S1.4"),
+    refs=("SDM3 9.1.1", "APM2 14.1.3"),
+)
+def test_addresses_are_zero_at_reset(subject: Subject) -> None:
+    reset = subject.run(first_look()).reset
+    for n in range(4):
+        expect_register(f"dr{n}", reset[n], 0, ref="SDM3 9.1.1")
+
+
+@case(
+    "RST-02",
+    rule="DR6 reads its inactive value at the first instruction",
+    requirement="S1.3",
+    refs=("SDM3 9.1.1",),
+)
+def test_dr6_is_inactive_at_reset(subject: Subject) -> None:
+    reset = subject.run(first_look()).reset
+    expect_register("dr6", reset.dr6, DR6_INACTIVE, ref="SDM3 9.1.1")
+
+
+@case(
+    "RST-03",
+    rule="DR7 reads 400h and CR4.DE is 0 at the first instruction",
+    requirement=("S1.2", "S1.6"),
+    refs=("SDM3 9.1.1",),
+)
+def test_dr7_is_off_at_reset(subject: Subject) -> None:
+    reset = subject.run(first_look()).reset
+    expect_register("dr7", reset.dr7, DR7_RESET, ref="SDM3 9.1.1")
+    expect_register("cr4.de", reset.cr4, 0, mask=CR4_DE, ref="SDM3 9.1.1")
+
+
+@case(
+    "RST-04",
+    rule="The values that bhyvectl prints before the first instruction equal what the guest reads",
+    requirement=("S1.7",),
+    needs=("bhyvectl",),
+)
+def test_bhyvectl_agrees_with_the_guest_at_reset(subject: Subject) -> None:
+    program = Program("reset as both sides see it")
+    before = program.snapshot()
+    program.sync(1)
+    with subject.start(program) as guest:
+        guest.wait_phase(1)
+        seen = guest.registers("dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
+        guest.go()
+        result = guest.finish()
+    own = result.snapshot(before)
+    for n in range(4):
+        expect_register(f"--get-dr{n}", seen[f"dr{n}"], own[n])
+        expect_register(f"dr{n} at reset", result.reset[n], 0, ref="SDM3 9.1.1")
+    expect_register("--get-dr6", seen["dr6"], own.dr6)
+    expect_register("--get-dr7", seen["dr7"], own.dr7)
+
+
+@case(
+    "RST-07",
+    rule="After destroy and create under the same name a guest sees reset values; nothing survives",
+    requirement=("S1.3",),
+    needs=("bhyve",),
+)
+def test_nothing_survives_a_new_life(subject: Subject) -> None:
+    dirty = Program("leaves everything dirty")
+    for n in range(4):
+        dirty.set_dr(n, 0xDEAD_0000 + n)
+    dirty.set_dr(6, DR6_INACTIVE | 0xF)
+    dirty.set_dr(7, 0x4FF)
+    dirty.sync(1)
+    with subject.start(dirty, name="again") as guest:
+        guest.wait_phase(1)
+    program = first_look()
+    after = program.snapshot()
+    with subject.start(program, name="again") as guest:
+        result = guest.finish()
+    for n in range(4):
+        expect_register(f"dr{n}", result.reset[n], 0, ref="SDM3 9.1.1")
+        expect_register(f"dr{n}, 64 bits", result.snapshot(after)[n], 0, ref="SDM3 9.1.1")
+    expect_register("dr6", result.reset.dr6, DR6_INACTIVE, ref="SDM3 9.1.1")
+    expect_register("dr7", result.reset.dr7, DR7_RESET, ref="SDM3 9.1.1")
