@@ -2,16 +2,15 @@
 #include <stdint.h>
 
 #include "vmm.h"
+#include "defects.h"
 #include "svm_internal.h"
 
-#define	EFER_SCE	(1ull << 0)
 #define	EFER_LME	(1ull << 8)
 #define	EFER_LMA	(1ull << 10)
-#define	EFER_NXE	(1ull << 11)
+#define	EFER_SVME	(1ull << 12)
 #define	EFER_LMSLE	(1ull << 13)
-#define	EFER_FFXSR	(1ull << 14)
-#define	EFER_TCE	(1ull << 15)
-#define	EFER_KNOWN	(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_LMSLE | EFER_FFXSR | EFER_TCE)
+#define	EFER_RAZ	0xfeull
+#define	EFER_MBZ	0xffffffffffff0200ull
 
 #define	CR0_PE		(1ull << 0)
 #define	CR0_PG		(1ull << 31)
@@ -46,23 +45,26 @@ svm_paging_info(const struct vmcb_state *state, struct vm_guest_paging *paging)
 }
 
 /*
- * WRMSR to EFER. SVME stays set for the processor's sake; what the guest may not set is #GP, as is a change of
- * long mode while paging is on (APM volume 2, 3.1.7).
+ * WRMSR to EFER. The guest sees SVME set, as the processor needs it, and may write it back; segment limits in long
+ * mode are not offered. Long mode cannot change while paging is on (APM volume 2, 3.1.7).
  */
 static void
 svm_write_efer(struct svm_vcpu *vcpu, uint64_t newval)
 {
 	const struct vmcb_state *state = &vcpu->vmcb->state;
-	uint64_t val = newval & ~EFER_LMA;
+	bool paging = (state->cr0 & CR0_PG) != 0;
+	uint64_t val = newval & ~(EFER_RAZ | EFER_LMA);
 
-	if ((newval & ~EFER_KNOWN) != 0 || (newval & EFER_LMSLE) != 0 ||
-	    (((newval ^ state->efer) & EFER_LME) != 0 && (state->cr0 & CR0_PG) != 0)) {
+	if ((newval & (EFER_MBZ | EFER_LMSLE)) != 0 || (((newval ^ state->efer) & EFER_LME) != 0 && paging)) {
 		vm_inject_gp(vcpu->vcpu);
 		return;
 	}
-	if ((val & EFER_LME) != 0 && (state->cr0 & CR0_PG) != 0)
+	if ((val & EFER_LME) != 0 && paging)
 		val |= EFER_LMA;
-	vmcb_write(vcpu, VM_REG_GUEST_EFER, val);
+	if (defect(DEFECT_SVM_EFER_UNMARKED))
+		vcpu->vmcb->state.efer = val | EFER_SVME;
+	else
+		vmcb_write(vcpu, VM_REG_GUEST_EFER, val);
 }
 
 static bool

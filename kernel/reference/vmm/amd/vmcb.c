@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include "vmm.h"
+#include "defects.h"
 #include "svm_softc.h"
 #include "vmcb.h"
 
@@ -195,7 +196,8 @@ vmcb_setdesc(struct svm_vcpu *vcpu, int reg, const struct seg_desc *desc)
 		if (reg == VM_REG_GUEST_SS)
 			vcpu->vmcb->state.cpl = (seg->attrib >> 5) & 3;
 	}
-	svm_set_dirty(vcpu, group);
+	if (!defect(DEFECT_SVM_SETDESC_UNMARKED))
+		svm_set_dirty(vcpu, group);
 	return (0);
 }
 
