@@ -3,13 +3,11 @@
 #include <stdint.h>
 
 #include "vmm.h"
+#include "cpufunc.h"
 #include "defects.h"
 #include "svm_assym.h"
 #include "svm_defects.h"
 #include "svm_softc.h"
-
-#define	DR6_RESET	0xffff0ff0ull
-#define	DR7_RESET	0x400ull
 
 extern uint32_t svm_launch_defects;
 
@@ -139,8 +137,8 @@ static uint64_t last_dr[VM_MAXCPU][4];
 void
 svm_defective_vcpu_init(struct svm_vcpu *vcpu)
 {
-	vcpu->set_dr[6] = DR6_RESET;
-	vcpu->set_dr[7] = DR7_RESET;
+	vcpu->set_dr[6] = DR6_RESET_VALUE;
+	vcpu->set_dr[7] = DR7_RESET_VALUE;
 	if (!defect(DEFECT_SVM_VCPU_INIT_KEEPS_DR))
 		return;
 	vcpu->swctx.sctx_dr0 = last_dr[vcpu->vcpuid][0];
@@ -164,11 +162,11 @@ svm_defective_entry(struct svm_vcpu *vcpu)
 	struct vmcb *vmcb = vcpu->vmcb;
 
 	if (defect(DEFECT_SVM_GUEST_DR6_RESET)) {
-		vmcb->state.dr6 = DR6_RESET;
+		vmcb->state.dr6 = DR6_RESET_VALUE;
 		vmcb->ctrl.vmcb_clean &= ~VMCB_CACHE_DR;
 	}
 	if (defect(DEFECT_SVM_GUEST_DR7_RESET)) {
-		vmcb->state.dr7 = DR7_RESET;
+		vmcb->state.dr7 = DR7_RESET_VALUE;
 		vmcb->ctrl.vmcb_clean &= ~VMCB_CACHE_DR;
 	}
 }

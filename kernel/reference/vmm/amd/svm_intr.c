@@ -2,10 +2,9 @@
 #include <stdint.h>
 
 #include "vmm.h"
+#include "cpufunc.h"
 #include "svm_internal.h"
 
-#define	PSL_I		0x200
-#define	IDT_NMI		2
 
 static bool
 intercepted(const struct svm_vcpu *vcpu, uint32_t bit)

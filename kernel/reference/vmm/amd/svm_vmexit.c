@@ -2,6 +2,7 @@
 #include <stdint.h>
 
 #include "vmm.h"
+#include "cpufunc.h"
 #include "defects.h"
 #include "svm_internal.h"
 

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include "vmm.h"
+#include "cpufunc.h"
 #include "defects.h"
 #include "svm_softc.h"
 #include "vmcb.h"
@@ -13,8 +14,6 @@
  */
 
 #define	EFER_SVME	(1ull << 12)
-#define	DR6_RESET	0xffff0ff0ull
-#define	DR7_RESET	0x400ull
 #define	PAT_RESET	0x0007040600070406ull	/* WB, WT, UC-, UC; twice */
 
 /* Where a register lives in the VMCB, and the clean bit it belongs to. */
@@ -288,6 +287,6 @@ vmcb_init(struct svm_vcpu *vcpu, uint64_t iopm_pa, uint64_t msrpm_pa, uint64_t n
 
 	state->efer = EFER_SVME;
 	state->g_pat = PAT_RESET;
-	state->dr6 = DR6_RESET;
-	state->dr7 = DR7_RESET;
+	state->dr6 = DR6_RESET_VALUE;
+	state->dr7 = DR7_RESET_VALUE;
 }
