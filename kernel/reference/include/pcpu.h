@@ -1,0 +1,102 @@
+/*
+ * Per-CPU data behind %gs. The magic tells a fault handler or a probe that GS.base is the host's.
+ */
+#ifndef PCPU_H
+#define PCPU_H
+
+#include "types.h"
+
+struct thread;
+
+#define PCPU_MAGIC	0x55504350454d4d56ull	/* "VMMEPCPU" */
+#define IST_STACK_SIZE	4096
+
+/* Selectors of the host's GDT. The TSS descriptor takes two entries. */
+#define GSEL_CODE	0x08
+#define GSEL_DATA	0x10
+#define GSEL_TSS	0x18
+#define GSEL_ENTRIES	5
+
+/* IST slots, numbered as FreeBSD does. */
+enum { IST_DF = 1, IST_NMI = 2, IST_MC = 3, IST_DB = 4 };
+
+struct tss {
+	uint32_t reserved0;
+	uint64_t rsp[3];
+	uint64_t reserved1;
+	uint64_t ist[7];
+	uint64_t reserved2;
+	uint16_t reserved3;
+	uint16_t iobase;
+} __attribute__((packed));
+
+struct pcpu {
+	struct pcpu	*pc_prvspace;	/* offset 0: this structure itself */
+	uint64_t	pc_magic;	/* offset 8 */
+	struct thread	*pc_curthread;	/* offset 16 */
+	uint32_t	pc_cpuid;	/* offset 24 */
+	uint32_t	pc_apic_id;
+	struct thread	*pc_idlethread;
+	uint32_t	pc_spinlock_count;
+	uint64_t	pc_spinlock_flags;	/* RFLAGS before the outermost spin lock */
+	volatile uint32_t pc_ast;	/* something else wants to run here: leave the guest */
+	volatile uint32_t pc_online;
+	uint64_t	pc_ticks;	/* timer interrupts taken */
+	uint64_t	pc_nmis;
+	uint64_t	pc_onfault;	/* where a #GP or #PF of the running instruction continues, or 0 */
+	struct tss	*pc_tss;
+	uint64_t	*pc_gdt;	/* GSEL_ENTRIES descriptors */
+};
+
+extern struct pcpu pcpus[MAXCPU];
+extern uint32_t mp_ncpus;
+
+static inline struct pcpu *
+curpcpu(void)
+{
+	struct pcpu *pc;
+
+	__asm__ __volatile__("movq %%gs:0, %0" : "=r"(pc));
+	return (pc);
+}
+
+static inline int
+curcpu(void)
+{
+	uint32_t cpu;
+
+	__asm__ __volatile__("movl %%gs:24, %0" : "=r"(cpu));
+	return ((int)cpu);
+}
+
+static inline struct thread *
+curthread(void)
+{
+	struct thread *td;
+
+	__asm__ __volatile__("movq %%gs:16, %0" : "=r"(td));
+	return (td);
+}
+
+/* After #VMEXIT of SVM: TR still holds the guest's. Makes the TSS available again and loads it (kern/cpu.c). */
+void	restore_host_tss(void);
+
+/* The bases VMX puts into the host state area. */
+static inline uint64_t
+host_tss_base(void)
+{
+	return ((uint64_t)(uintptr_t)curpcpu()->pc_tss);
+}
+
+static inline uint64_t
+host_gdt_base(void)
+{
+	return ((uint64_t)(uintptr_t)curpcpu()->pc_gdt);
+}
+
+uint64_t host_idt_base(void);
+
+_Static_assert(__builtin_offsetof(struct pcpu, pc_curthread) == 16, "%gs:16 is curthread");
+_Static_assert(__builtin_offsetof(struct pcpu, pc_cpuid) == 24, "%gs:24 is curcpu");
+
+#endif
