@@ -4,7 +4,9 @@
 #ifndef CPUFUNC_H
 #define CPUFUNC_H
 
-#include "types.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #define MSR_TSC			0x010
 #define MSR_APICBASE		0x01b
@@ -32,7 +34,7 @@
 #define MSR_VM_HSAVE_PA		0xc0010117
 #define MSR_EXTFEATURES		0xc0011005
 
-#define CR0_PE		0x00000001ull
+#define CR0_PE		(1ull << 0)
 #define CR0_MP		0x00000002ull
 #define CR0_EM		0x00000004ull
 #define CR0_TS		0x00000008ull
@@ -41,9 +43,9 @@
 #define CR0_WP		0x00010000ull
 #define CR0_NW		0x20000000ull
 #define CR0_CD		0x40000000ull
-#define CR0_PG		0x80000000ull
+#define CR0_PG		(1ull << 31)
 #define CR4_DE		0x00000008ull
-#define CR4_PAE		0x00000020ull
+#define CR4_PAE		(1ull << 5)
 #define CR4_PGE		0x00000080ull
 #define CR4_OSFXSR	0x00000200ull
 #define CR4_OSXMMEXCPT	0x00000400ull
@@ -55,13 +57,13 @@
 #define PSL_RF		0x00010000ull
 #define PSL_VM		0x00020000ull
 
-#define EFER_SCE	0x0001ull
-#define EFER_LME	0x0100ull
-#define EFER_LMA	0x0400ull
-#define EFER_NXE	0x0800ull
+#define EFER_SCE	(1ull << 0)
+#define EFER_LME	(1ull << 8)
+#define EFER_LMA	(1ull << 10)
+#define EFER_NXE	(1ull << 11)
 
-#define DR6_RESET	0xffff0ff0ull
-#define DR7_RESET	0x400ull
+#define DR6_RESET_VALUE	0xffff0ff0ull
+#define DR7_RESET_VALUE	0x400ull
 
 #define IDT_DB		1
 #define IDT_NMI		2

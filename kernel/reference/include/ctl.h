@@ -5,7 +5,9 @@
 #ifndef CTL_H
 #define CTL_H
 
-#include "types.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #define CTL_SYNC0		0xa5
 #define CTL_SYNC1		0x5a
@@ -31,7 +33,7 @@ enum ctl_code {
 	CTL_MISBEHAVE = 0x70
 };
 
-enum ctl_event { CTL_CONSOLE_OUT = 0x80, CTL_EXITED, CTL_KLOG, CTL_PANIC };
+enum ctl_event { CTL_EV_CONSOLE = 0x80, CTL_EV_EXITED, CTL_EV_KLOG, CTL_EV_PANIC };
 
 /* flags of CTL_RUN */
 #define RUN_HLT_EXIT		0x01	/* -H */

@@ -6,7 +6,9 @@
 #ifndef DEFECTS_H
 #define DEFECTS_H
 
-#include "types.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #define DEFECT(symbol)	DEFECT_##symbol,
 enum defect_id {

@@ -4,9 +4,14 @@
 #ifndef PCPU_H
 #define PCPU_H
 
-#include "types.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 struct thread;
+
+/* CPUs the kernel is built for. */
+#define MAXCPU		4
 
 #define PCPU_MAGIC	0x55504350454d4d56ull	/* "VMMEPCPU" */
 #define IST_STACK_SIZE	4096

@@ -2,7 +2,7 @@
  * The seam between the vendor-neutral hypervisor (vmm/vmm_*.c) and what is particular to VT-x (vmm/intel/) and SVM
  * (vmm/amd/). Names and numbers are FreeBSD 13.2's (sys/amd64/include/vmm.h).
  *
- * Vendor code may call everything declared here, in klib.h (memory, messages, smp_rendezvous), pcpu.h, cpufunc.h and
+ * Vendor code may call everything declared here, in kern.h (memory, messages, smp_rendezvous), pcpu.h, cpufunc.h and
  * defects.h. It runs in the vCPU's thread, bound to its CPU for the length of vmm_ops.run(), interrupts on at entry.
  * Between `cli` (or CLGI) and the world switch: nothing that sleeps, logs or takes a lock that others hold for long;
  * vm_exit_wanted(), the vlapic queries, vm_inject_*() and vmm_stat_incr() are made for that place.
@@ -10,8 +10,7 @@
 #ifndef VMM_H
 #define VMM_H
 
-#include "types.h"
-#include "klib.h"
+#include "kern.h"
 #include "vmm_stat.h"
 
 struct vm;

@@ -4,7 +4,9 @@
 #ifndef VMM_STAT_H
 #define VMM_STAT_H
 
-#include "types.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 struct vcpu;
 

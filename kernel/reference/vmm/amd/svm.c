@@ -114,7 +114,8 @@ svm_modcleanup(void)
  * VMCB pages are handed on from one vCPU to the next, newest first: a control block at an address the processor has
  * already cached another one for is exactly what the first run of a vCPU has to be right about.
  */
-static struct vmcb *free_vmcbs[VM_MAXCPU];
+#define	FREE_VMCBS	32
+static struct vmcb *free_vmcbs[FREE_VMCBS];
 static int free_vmcb_count;
 
 static struct vmcb *
@@ -133,7 +134,7 @@ vmcb_alloc(void)
 static void
 vmcb_free(struct vmcb *vmcb)
 {
-	if (free_vmcb_count < VM_MAXCPU)
+	if (free_vmcb_count < FREE_VMCBS)
 		free_vmcbs[free_vmcb_count++] = vmcb;
 	else
 		contigfree(vmcb, 1);
@@ -267,6 +268,26 @@ svm_getcap(void *vcpui, int type, int *val)
 	}
 }
 
+/* hw.vmm.svm.*: the values in effect. */
+static int
+svm_sysctl(const char *name, char *buf, size_t size)
+{
+	uint64_t val;
+
+	if (strcmp(name, "hw.vmm.svm.vmcb_clean") == 0)
+		val = vmcb_clean;
+	else if (strcmp(name, "hw.vmm.svm.features") == 0)
+		val = svm_feature;
+	else if (strcmp(name, "hw.vmm.svm.num_asids") == 0)
+		val = asid_count();
+	else if (strcmp(name, "hw.vmm.svm.disable_npf_assist") == 0)
+		val = 0;
+	else
+		return (ENOENT);
+	ksnprintf(buf, size, "%lu", val);
+	return (0);
+}
+
 const struct vmm_ops vmm_ops_amd = {
 	.modinit = svm_modinit,
 	.modcleanup = svm_modcleanup,
@@ -281,4 +302,5 @@ const struct vmm_ops vmm_ops_amd = {
 	.setdesc = svm_setdesc,
 	.getcap = svm_getcap,
 	.setcap = svm_setcap,
+	.sysctl = svm_sysctl,
 };

@@ -21,6 +21,12 @@ asid_init(uint32_t count, bool by_asid)
 	}
 }
 
+uint32_t
+asid_count(void)
+{
+	return (nasid);
+}
+
 /*
  * Choose ASID and TLB flush for the next VMRUN on this CPU. An ASID is valid for one generation of one CPU's
  * ASID space; a vCPU whose ASID is from another takes the next number. Changed nested page tables make the old

@@ -9,11 +9,14 @@
 
 #include "svm_softc.h"
 
+struct pmap;
 struct vlapic;
+struct vm_eventinfo;
 struct vm_exit;
 
 /* svm_asid.c */
 void	asid_init(uint32_t nasid, bool flush_by_asid);
+uint32_t asid_count(void);
 void	asid_update(struct svm_vcpu *vcpu, int cpu, long eptgen);
 
 /* svm_msr.c */

@@ -6,17 +6,10 @@
 #include "defects.h"
 #include "svm_internal.h"
 
-#define	EFER_LME	(1ull << 8)
-#define	EFER_LMA	(1ull << 10)
 #define	EFER_SVME	(1ull << 12)
 #define	EFER_LMSLE	(1ull << 13)
 #define	EFER_RAZ	0xfeull
 #define	EFER_MBZ	0xffffffffffff0200ull
-
-#define	CR0_PE		(1ull << 0)
-#define	CR0_PG		(1ull << 31)
-#define	CR4_PAE		(1ull << 5)
-#define	RFLAGS_VM	(1ull << 17)
 
 static enum vm_cpu_mode
 svm_vcpu_mode(const struct vmcb_state *state)
@@ -238,7 +231,7 @@ svm_vmexit(struct svm_vcpu *vcpu, struct vm_exit *vme)
 		break;
 	case VMCB_EXIT_MONITOR:
 	case VMCB_EXIT_MWAIT:
-	case VMCB_EXIT_SHUTDOWN:
+	case VMCB_EXIT_SHUTDOWN:	/* what follows is up to the guest: there is no state to continue from */
 	case VMCB_EXIT_INVLPGA:
 	case VMCB_EXIT_VMRUN:
 	case VMCB_EXIT_VMMCALL:
