@@ -5,6 +5,7 @@
 #include "vmm.h"
 #include "cpufunc.h"
 #include "defects.h"
+#include "pcpu.h"
 #include "svm_cache.h"
 #include "svm_defects.h"
 #include "svm_internal.h"
@@ -284,7 +285,7 @@ svm_sysctl(const char *name, char *buf, size_t size)
 		val = 0;
 	else
 		return (ENOENT);
-	ksnprintf(buf, size, "%lu", val);
+	snprintf(buf, size, "%lu", val);
 	return (0);
 }
 
