@@ -91,10 +91,6 @@ wrmsr(uint32_t msr, uint64_t val)
 	__asm__ __volatile__("wrmsr" : : "c"(msr), "a"((uint32_t)val), "d"((uint32_t)(val >> 32)) : "memory");
 }
 
-/* As rdmsr() and wrmsr(), but a #GP is EFAULT instead of the end of the kernel (kern/support.S). */
-int	rdmsr_safe(uint32_t msr, uint64_t *val);
-int	wrmsr_safe(uint32_t msr, uint64_t val);
-
 /* regs = eax, ebx, ecx, edx */
 static inline void
 cpuid_count(uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
@@ -256,6 +252,19 @@ inb(uint16_t port)
 
 	__asm__ __volatile__("inb %1, %0" : "=a"(val) : "Nd"(port));
 	return (val);
+}
+
+/* A device register. */
+static inline uint32_t
+mmio_read32(uint64_t address)
+{
+	return (*(volatile uint32_t *)(uintptr_t)address);
+}
+
+static inline void
+mmio_write32(uint64_t address, uint32_t val)
+{
+	*(volatile uint32_t *)(uintptr_t)address = val;
 }
 
 #endif

@@ -1,51 +1,70 @@
 /*
- * The control channel on COM1. Frame: A5 5A | u16 body_len | u32 crc32(body) | body; body: u8 type | u8 code | u16 seq |
- * payload. Little-endian. Names are NUL-padded char[32]. The payload of a response starts with i32 errno.
+ * The control channel: what bhyvectl, sysctl, kldload and the witnesses need, over COM1 of the emulated machine.
+ *
+ * Frame: a5 5a | u16 length | u32 crc32(body) | body. Body: u8 type | u8 code | u16 seq | payload. Little-endian. A
+ * response's payload starts with an i32 errno. Names are NUL-padded char[32]. harness/emulated/ctl.py has the same
+ * numbers; tests/emulated/test_ctl.py compares.
  */
 #ifndef CTL_H
 #define CTL_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#define CTL_SYNC0		0xa5
-#define CTL_SYNC1		0x5a
-#define CTL_HEADER		8
-#define CTL_BODY_HEADER		4
-#define CTL_BODY_MAX		8192
 #define CTL_VERSION		1
-#define CTL_NAMELEN		32
+#define CTL_TYPE_REQUEST	1
+#define CTL_TYPE_RESPONSE	2
+#define CTL_TYPE_EVENT		3
 
-enum ctl_type { CTL_REQUEST = 1, CTL_RESPONSE = 2, CTL_EVENT = 3 };
+#define CTL_HELLO		0x01	/* -> u32 version, vendor (1 Intel, 2 AMD), ncpu; char vendor[12]; u32 signature;
+					 * char brand[48]; u32 8000000a edx, nasid; u64 tsc */
+#define CTL_MODLOAD		0x02	/* text lines `tunable NAME=VALUE`, `defect ID` */
+#define CTL_MODUNLOAD		0x03
+#define CTL_SYSCTL		0x04	/* name -> text */
+#define CTL_VM_CREATE		0x10	/* name */
+#define CTL_VM_DESTROY		0x11
+#define CTL_VM_LIST		0x12	/* -> text lines */
+#define CTL_VM_SETMEM		0x13	/* name, u64 bytes */
+#define CTL_VM_READ		0x14	/* name, u64 gpa, u32 length -> bytes */
+#define CTL_VM_WRITE		0x15	/* name, u64 gpa, bytes */
+#define CTL_ROM_PAGE		0x16	/* u64 key, 4096 bytes */
+#define CTL_ROM_MAP		0x17	/* name, u64 keys[], lowest page first; ENOENT + the first missing key */
+#define CTL_RUN			0x20	/* name, u32 ncpu, u32 flags, i32 pin[ncpu] */
+#define CTL_KILL		0x21	/* name */
+#define CTL_SUSPEND		0x22	/* name, u32 how */
+#define CTL_CONSOLE_IN		0x23	/* name, bytes */
+#define CTL_PIN			0x24	/* name, u32 vcpu, u32 mask */
+#define CTL_STOP		0x25	/* name, u32 on */
+#define CTL_INJECT_NMI		0x26	/* name, u32 vcpu */
+#define CTL_GET_REG		0x30	/* name, u32 vcpu, i32 register -> u64 */
+#define CTL_SET_REG		0x31	/* name, u32 vcpu, i32 register, u64 */
+#define CTL_GET_DESC		0x32	/* name, u32 vcpu, i32 register -> u64 base, u32 limit, u32 access */
+#define CTL_SET_DESC		0x33
+#define CTL_GET_STATS		0x34	/* name, u32 vcpu -> text lines `NAME\tVALUE` */
+#define CTL_GET_CAP		0x35	/* name, u32 vcpu, i32 capability -> i32 */
+#define CTL_SET_CAP		0x36
+#define CTL_GET_STATE		0x37	/* name, u32 vcpu -> u32 exitcode, i32 host cpu, u32 running, u64 exits */
+#define CTL_MSR_READ		0x40	/* u32 cpu, u32 msr -> u64 */
+#define CTL_MSR_WRITE		0x41
+#define CTL_CPUID		0x42	/* u32 cpu, u32 leaf, u32 subleaf -> u32[4] */
+#define CTL_WITNESS_PLANT	0x50	/* u32 cpu, u64 dr0-3, dr6, dr7, debugctl -> the same, read back */
+#define CTL_WITNESS_READ	0x51	/* u32 cpu -> u64 dr0-3, dr6, dr7, debugctl */
+#define CTL_WITNESS_TOUCH	0x52	/* u32 cpu, u32 count -> u64 hits */
+#define CTL_WITNESS_STEP	0x53	/* u32 cpu, u32 on -> u64 steps, tf_lost, entries */
+#define CTL_SETDBREGS		0x54	/* name, u32 vcpu, u64 dr0-3, dr6, dr7 */
+#define CTL_GETDBREGS		0x55	/* name, u32 vcpu -> u64 dr0-3, dr6, dr7 */
+#define CTL_SENTINEL_START	0x56	/* u32 id, u32 cpu, u64 dr0-3, dr6, dr7, u32 touches a slice -> u64 address */
+#define CTL_SENTINEL_STOP	0x57	/* u32 id -> u64 touches, hits, foreign, dr0-3, dr6, dr7 */
+#define CTL_WITNESS_ADDRESS	0x58	/* -> u64 */
+#define CTL_MISBEHAVE		0x70	/* u32 kind: 1 panic, 2 hang, 3 triple fault */
 
-enum ctl_code {
-	CTL_HELLO = 0x01, CTL_MODLOAD, CTL_MODUNLOAD, CTL_SYSCTL,
-	CTL_VM_CREATE = 0x10, CTL_VM_DESTROY, CTL_VM_LIST, CTL_VM_SETMEM, CTL_VM_READ, CTL_VM_WRITE, CTL_ROM_PAGE,
-	CTL_ROM_MAP,
-	CTL_RUN = 0x20, CTL_KILL, CTL_SUSPEND, CTL_CONSOLE_IN, CTL_PIN, CTL_STOP, CTL_INJECT_NMI,
-	CTL_GET_REG = 0x30, CTL_SET_REG, CTL_GET_DESC, CTL_SET_DESC, CTL_GET_STATS, CTL_GET_CAP, CTL_SET_CAP,
-	CTL_GET_STATE,
-	CTL_MSR_READ = 0x40, CTL_MSR_WRITE, CTL_CPUID,
-	CTL_WITNESS_PLANT = 0x50, CTL_WITNESS_READ, CTL_WITNESS_TOUCH, CTL_WITNESS_STEP, CTL_SETDBREGS, CTL_GETDBREGS,
-	CTL_SENTINEL_START, CTL_SENTINEL_STOP,
-	CTL_FBT_LIST = 0x60, CTL_FBT_ENABLE, CTL_FBT_READ, CTL_FBT_DISABLE,
-	CTL_MISBEHAVE = 0x70
-};
+#define CTL_EV_CONSOLE_OUT	0x80	/* name, bytes */
+#define CTL_EV_EXITED		0x81	/* name, i32 status, text: what bhyve wrote to stderr */
+#define CTL_EV_KLOG		0x82	/* text */
+#define CTL_EV_PANIC		0x83	/* text */
 
-enum ctl_event { CTL_EV_CONSOLE = 0x80, CTL_EV_EXITED, CTL_EV_KLOG, CTL_EV_PANIC };
-
-/* flags of CTL_RUN */
-#define RUN_HLT_EXIT		0x01	/* -H */
-#define RUN_PAUSE_EXIT		0x02	/* -P */
-#define RUN_IGNORE_MSRS		0x04	/* -w */
-#define RUN_STRICT_IO		0x08	/* -e */
-#define RUN_X2APIC		0x10	/* -x */
-#define RUN_PC_TESTDEV		0x20	/* -l pc-testdev */
-#define RUN_COM1		0x40	/* -l com1,stdio */
-
-#define MISBEHAVE_PANIC		1
-#define MISBEHAVE_HANG		2
-#define MISBEHAVE_TRIPLE_FAULT	3
+#define RUN_HLT_EXIT		1	/* -H */
+#define RUN_PAUSE_EXIT		2	/* -P */
+#define RUN_IGNORE_MSR		4	/* -w */
+#define RUN_STRICT_IO		8	/* -e */
+#define RUN_TESTDEV		32	/* -l pc-testdev */
+#define RUN_COM1		64	/* -s 31,lpc -l com1 */
 
 #endif

@@ -9,6 +9,9 @@
 #include "pcpu.h"
 
 #define PAGE_SIZE	4096u
+#define PAGE_MASK	(PAGE_SIZE - 1)
+#define trunc_page(a)	((a) & ~(uint64_t)PAGE_MASK)
+#define nitems(array)	(sizeof(array) / sizeof((array)[0]))
 #define KSTACK_PAGES	4
 
 /* errno, FreeBSD's numbers */
@@ -36,6 +39,8 @@ int	 vsnprintf(char *buffer, size_t size, const char *format, __builtin_va_list 
 void	 printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The end: tells why on the control channel, then stops both CPUs. */
 void	 panic(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+#define KASSERT(cond, ...)	do { if (__builtin_expect(!(cond), 0)) panic(__VA_ARGS__); } while (0)
 
 /* kern/mem.c: pages are zeroed; NULL when there are none left. Physical addresses equal virtual ones. */
 void	 mem_init(void);

@@ -19,8 +19,8 @@ struct thread;
 /* Selectors of the host's GDT. The TSS descriptor takes two entries. */
 #define GSEL_CODE	0x08
 #define GSEL_DATA	0x10
-#define GSEL_TSS	0x18
-#define GSEL_ENTRIES	5
+#define GSEL_TSS	0x20
+#define GSEL_ENTRIES	6
 
 /* IST slots, numbered as FreeBSD does. */
 enum { IST_DF = 1, IST_NMI = 2, IST_MC = 3, IST_DB = 4 };
@@ -39,22 +39,27 @@ struct pcpu {
 	struct pcpu	*pc_prvspace;	/* offset 0: this structure itself */
 	uint64_t	pc_magic;	/* offset 8 */
 	struct thread	*pc_curthread;	/* offset 16 */
-	uint32_t	pc_cpuid;	/* offset 24 */
-	uint32_t	pc_apic_id;
+	int		pc_cpuid;	/* offset 24 */
+	uint32_t	pc_apicid;
 	struct thread	*pc_idlethread;
-	uint32_t	pc_spinlock_count;
-	uint64_t	pc_spinlock_flags;	/* RFLAGS before the outermost spin lock */
 	volatile uint32_t pc_ast;	/* something else wants to run here: leave the guest */
-	volatile uint32_t pc_online;
+	volatile bool	pc_in_guest;	/* inside vmm_ops.run() since pc_guest_since (TSC) */
+	volatile uint64_t pc_guest_since;
 	uint64_t	pc_ticks;	/* timer interrupts taken */
 	uint64_t	pc_nmis;
-	uint64_t	pc_onfault;	/* where a #GP or #PF of the running instruction continues, or 0 */
-	struct tss	*pc_tss;
-	uint64_t	*pc_gdt;	/* GSEL_ENTRIES descriptors */
+	/* Host witnesses (kern/witness.c): what #DB handlers counted on this CPU. */
+	volatile bool	pc_step;	/* single-step the host through VM entry */
+	volatile uint64_t pc_steps;
+	volatile uint64_t pc_tf_lost;
+	volatile uint64_t pc_entries;
+	volatile uint64_t pc_hits;
+	volatile uint64_t pc_foreign;
+	uint64_t	pc_gdt[GSEL_ENTRIES];
+	struct tss	pc_tss;
+	_Alignas(16) uint8_t pc_ist[7][IST_STACK_SIZE];
 };
 
 extern struct pcpu pcpus[MAXCPU];
-extern uint32_t mp_ncpus;
 
 static inline struct pcpu *
 curpcpu(void)
@@ -90,7 +95,7 @@ void	restore_host_tss(void);
 static inline uint64_t
 host_tss_base(void)
 {
-	return ((uint64_t)(uintptr_t)curpcpu()->pc_tss);
+	return ((uint64_t)(uintptr_t)&curpcpu()->pc_tss);
 }
 
 static inline uint64_t

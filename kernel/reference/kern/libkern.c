@@ -134,7 +134,7 @@ put_number(struct sink *sink, uint64_t value, unsigned base, int width, char pad
 		put(sink, digits[--n]);
 }
 
-/* Knows %s %c %d %u %x %p %%, the l and ll modifiers, zero padding and widths. */
+/* Knows %s %c %d %u %x %#x %%, the l and ll modifiers, zero padding and widths. */
 int
 vsnprintf(char *buffer, size_t size, const char *format, __builtin_va_list ap)
 {
@@ -149,6 +149,11 @@ vsnprintf(char *buffer, size_t size, const char *format, __builtin_va_list ap)
 			continue;
 		}
 		format++;
+		if (*format == '#') {			/* %#x */
+			put(&sink, '0');
+			put(&sink, 'x');
+			format++;
+		}
 		if (*format == '0')
 			pad = '0';
 		for (; *format >= '0' && *format <= '9'; format++)

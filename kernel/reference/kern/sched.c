@@ -187,8 +187,10 @@ void
 thread_setcpu(struct thread *td, uint32_t cpumask)
 {
 	td->td_cpumask = cpumask;
-	if (td->td_oncpu >= 0 && (cpumask & (1u << td->td_oncpu)) == 0)
+	if (td->td_oncpu >= 0 && (cpumask & (1u << td->td_oncpu)) == 0) {
+		pcpus[td->td_oncpu].pc_ast = 1;
 		cpu_kick(td->td_oncpu);
+	}
 }
 
 void

@@ -1,0 +1,93 @@
+/* Virtual machines as the vendor-neutral code, the bhyve process and the control channel see them. */
+#ifndef VM_H
+#define VM_H
+
+#include "vmm.h"
+
+#define VM_MAX		8
+#define ROM_PAGES_MAX	256
+
+struct vcpu {
+	struct vm *vm;
+	int vcpuid;
+	void *cookie;				/* the backend's */
+	struct vlapic *vlapic;
+	struct vm_exit exitinfo;
+	uint64_t nextrip;
+	uint64_t exitintinfo;
+	bool exception_pending;
+	uint8_t exc_vector;
+	bool exc_errcode_valid;
+	uint32_t exc_errcode;
+	volatile bool nmi_pending;
+	volatile uint32_t reqidle;		/* somebody wants this vCPU out of vm_run() */
+	volatile bool running;			/* inside vm_run() */
+	volatile int hostcpu;
+	uint64_t stats[VMM_STAT_COUNT];
+	uint8_t *fpu;				/* 512 bytes, FXSAVE layout */
+};
+
+struct vm {
+	bool used;
+	char name[VM_NAMELEN];
+	struct pmap *pmap;
+	void *cookie;
+	uint64_t memsize;
+	void **ram;				/* one pointer a page, NULL until touched */
+	unsigned rom_pages;
+	void *rom[ROM_PAGES_MAX];
+	volatile uint32_t suspend;		/* enum vm_suspend_how */
+	struct vcpu *vcpu;			/* vCPU 0 */
+	struct bhyve *bhyve;			/* the process that runs it, or NULL */
+};
+
+extern bool vmm_loaded;
+
+int	 vmm_modload(const char *text);
+int	 vmm_modunload(void);
+int	 vmm_sysctl(const char *name, char *out, size_t size);
+
+struct vm *vm_lookup(const char *name);
+int	 vm_create(const char *name, struct vm **out);
+int	 vm_destroy(struct vm *vm);
+int	 vm_reinit(struct vm *vm);
+int	 vm_setmem(struct vm *vm, uint64_t bytes);
+void	*vm_gpa_page(struct vm *vm, uint64_t gpa, bool write);	/* host address of a page, or NULL */
+int	 vm_run(struct vcpu *vcpu);				/* 0, or EFAULT as from the ioctl */
+int	 vm_suspend(struct vm *vm, enum vm_suspend_how how);
+void	 vcpu_freeze(struct vcpu *vcpu);			/* until vcpu_thaw() it stays out of vm_run() */
+void	 vcpu_thaw(struct vcpu *vcpu);
+int	 vm_get_register(struct vcpu *vcpu, int reg, uint64_t *value);
+int	 vm_set_register(struct vcpu *vcpu, int reg, uint64_t value);
+int	 vm_get_desc(struct vcpu *vcpu, int reg, struct seg_desc *desc);
+int	 vm_set_desc(struct vcpu *vcpu, int reg, const struct seg_desc *desc);
+int	 vcpu_reset(struct vcpu *vcpu);				/* architectural reset, as libvmmapi does it */
+void	 vm_list(char *out, size_t size);
+const char *vmm_stat_name(enum vmm_stat stat);
+
+/* vmm/pmap.c */
+struct pmap *pmap_create(bool ept);
+void	 pmap_destroy(struct pmap *pmap);
+int	 pmap_enter(struct pmap *pmap, uint64_t gpa, uint64_t pa, int prot);
+
+/* vmm/vlapic.c */
+struct vlapic *vlapic_create(struct vcpu *vcpu);
+void	 vlapic_reset(struct vlapic *vlapic);
+bool	 vlapic_mmio(struct vlapic *vlapic, uint64_t gpa, bool write, uint32_t *value);
+void	 vlapic_timer_poll(struct vlapic *vlapic);
+bool	 vlapic_has_intr(struct vlapic *vlapic);
+#define APIC_PAGE	0xfee00000ul
+
+/* vmm/vmm_emul.c: one MOV between a register and a device's page; 0, or EFAULT for anything else. */
+int	 vm_emulate_instruction(struct vcpu *vcpu);
+/* vmm/vmm_ioport.c: ports handled in the kernel; false for the others. */
+bool	 vm_handle_inout(struct vcpu *vcpu);
+void	 vm_inout_result(struct vcpu *vcpu, uint32_t value);
+
+/* bhyve/bhyverun.c */
+int	 bhyve_start(struct vm *vm, uint32_t ncpu, uint32_t flags, const int32_t *pins);
+void	 bhyve_kill(struct vm *vm);
+int	 bhyve_console_in(struct vm *vm, const uint8_t *bytes, size_t length);
+struct thread *bhyve_thread(struct vm *vm);
+
+#endif

@@ -1,0 +1,277 @@
+/* Running a vCPU: the loop around the backend, exits that need no vendor, events on their way into the guest. */
+#include "cpufunc.h"
+#include "vm.h"
+#include "vmm_internal.h"
+
+#define CPUID_LEAF_HYPERVISOR	0x40000000
+#define CPUID1_ECX_VMX		(1u << 5)
+#define CPUID1_ECX_X2APIC	(1u << 21)
+#define CPUID1_ECX_TSCDL	(1u << 24)
+#define CPUID1_ECX_HV		(1u << 31)
+#define CPUID81_ECX_SVM		(1u << 2)
+
+struct vm_exit *
+vm_exitinfo(struct vcpu *vcpu)
+{
+	return (&vcpu->exitinfo);
+}
+
+struct vlapic *
+vm_lapic(struct vcpu *vcpu)
+{
+	return (vcpu->vlapic);
+}
+
+void
+vmm_stat_incr(struct vcpu *vcpu, enum vmm_stat stat, uint64_t n)
+{
+	vcpu->stats[stat] += n;
+}
+
+bool
+vm_exit_wanted(struct vcpu *vcpu, const struct vm_eventinfo *info, uint64_t rip)
+{
+	struct vm_exit *vme = &vcpu->exitinfo;
+
+	vme->rip = rip;
+	vme->inst_length = 0;
+	if (*info->suspend != VM_SUSPEND_NONE) {
+		vme->exitcode = VM_EXITCODE_SUSPENDED;
+		vme->u.suspended.how = (enum vm_suspend_how)*info->suspend;
+		return (true);
+	}
+	if (*info->reqidle != 0) {
+		vme->exitcode = VM_EXITCODE_REQIDLE;
+		vmm_stat_incr(vcpu, VMEXIT_REQIDLE, 1);
+		return (true);
+	}
+	if (curpcpu()->pc_ast) {
+		vme->exitcode = VM_EXITCODE_AST;
+		vmm_stat_incr(vcpu, VMEXIT_ASTPENDING, 1);
+		return (true);
+	}
+	return (false);
+}
+
+static void
+vm_inject_exception(struct vcpu *vcpu, int vector, bool errcode_valid, uint32_t errcode)
+{
+	vcpu->exception_pending = true;
+	vcpu->exc_vector = (uint8_t)vector;
+	vcpu->exc_errcode_valid = errcode_valid;
+	vcpu->exc_errcode = errcode;
+	/* A fault: the instruction is executed again, after the handler. */
+	vcpu->exitinfo.inst_length = 0;
+	vcpu->nextrip = vcpu->exitinfo.rip;
+}
+
+void
+vm_inject_ud(struct vcpu *vcpu)
+{
+	vm_inject_exception(vcpu, IDT_UD, false, 0);
+}
+
+void
+vm_inject_gp(struct vcpu *vcpu)
+{
+	vm_inject_exception(vcpu, IDT_GP, true, 0);
+}
+
+bool
+vm_nmi_pending(struct vcpu *vcpu)
+{
+	return (vcpu->nmi_pending);
+}
+
+void
+vm_nmi_clear(struct vcpu *vcpu)
+{
+	vcpu->nmi_pending = false;
+}
+
+int
+vm_exit_intinfo(struct vcpu *vcpu, uint64_t info)
+{
+	vcpu->exitintinfo = info;
+	return (0);
+}
+
+bool
+vm_entry_intinfo(struct vcpu *vcpu, uint64_t *info)
+{
+	if ((vcpu->exitintinfo & VM_INTINFO_VALID) != 0) {
+		*info = vcpu->exitintinfo;
+		vcpu->exitintinfo = 0;
+		return (true);
+	}
+	if (!vcpu->exception_pending)
+		return (false);
+	vcpu->exception_pending = false;
+	*info = VM_INTINFO_VALID | VM_INTINFO_HWEXCEPTION | vcpu->exc_vector;
+	if (vcpu->exc_errcode_valid)
+		*info |= VM_INTINFO_DEL_ERRCODE | (uint64_t)vcpu->exc_errcode << 32;
+	return (true);
+}
+
+/* The processor's own answer, without what the guest is not offered. Nonzero: handled. */
+int
+x86_emulate_cpuid(struct vcpu *vcpu, uint64_t *rax, uint64_t *rbx, uint64_t *rcx, uint64_t *rdx)
+{
+	uint32_t leaf = (uint32_t)*rax, regs[4];
+
+	(void)vcpu;
+	cpuid_count(leaf, (uint32_t)*rcx, regs);
+	switch (leaf) {
+	case 1:
+		regs[1] &= 0x00ffffff;			/* APIC ID 0 */
+		regs[2] &= ~(CPUID1_ECX_VMX | CPUID1_ECX_X2APIC | CPUID1_ECX_TSCDL);
+		regs[2] |= CPUID1_ECX_HV;
+		break;
+	case 0x80000001:
+		regs[2] &= ~CPUID81_ECX_SVM;
+		break;
+	case 0x8000000a:
+		regs[0] = regs[1] = regs[2] = regs[3] = 0;
+		break;
+	case CPUID_LEAF_HYPERVISOR:
+		regs[0] = CPUID_LEAF_HYPERVISOR;
+		memcpy(&regs[1], "bhyve bhyve ", 12);
+		break;
+	}
+	*rax = regs[0];
+	*rbx = regs[1];
+	*rcx = regs[2];
+	*rdx = regs[3];
+	return (1);
+}
+
+static void
+restore_guest_fpustate(const struct vcpu *vcpu)
+{
+	__asm__ __volatile__("fxrstor64 (%0)" : : "r"(vcpu->fpu) : "memory");
+}
+
+static void
+save_guest_fpustate(struct vcpu *vcpu)
+{
+	__asm__ __volatile__("fxsave64 (%0)" : : "r"(vcpu->fpu) : "memory");
+}
+
+/* The backend, with the host's single step on around it where a witness asked for that. */
+static int
+run_backend(struct vcpu *vcpu)
+{
+	struct vm_eventinfo info = { &vcpu->vm->suspend, &vcpu->reqidle };
+	struct pcpu *pc = curpcpu();
+	int error;
+
+	if (!pc->pc_step)
+		return (vmm_ops->run(vcpu->cookie, vcpu->nextrip, vcpu->vm->pmap, &info));
+	pc->pc_entries++;
+	write_rflags(read_rflags() | PSL_T);
+	error = vmm_ops->run(vcpu->cookie, vcpu->nextrip, vcpu->vm->pmap, &info);
+	if ((read_rflags() & PSL_T) == 0)
+		pc->pc_tf_lost++;
+	write_rflags(read_rflags() & ~PSL_T);
+	return (error);
+}
+
+/* Sleep until there is an interrupt, or somebody wants the vCPU. A halt with interrupts off never ends by itself. */
+static void
+vm_handle_hlt(struct vcpu *vcpu)
+{
+	if ((vcpu->exitinfo.u.hlt.rflags & PSL_I) == 0 && !vcpu->nmi_pending) {
+		uint64_t detection = 1;
+
+		(void)tunable_fetch("hw.vmm.halt_detection", &detection);
+		if (detection)
+			(void)vm_suspend(vcpu->vm, VM_SUSPEND_HALT);
+	}
+	while (vcpu->vm->suspend == VM_SUSPEND_NONE && !vcpu->reqidle && !vcpu->nmi_pending &&
+	    !((vcpu->exitinfo.u.hlt.rflags & PSL_I) != 0 && vlapic_has_intr(vcpu->vlapic)))
+		sched_wait();
+}
+
+/* True: run on. False: userland must look at the exit. */
+static bool
+handle_exit(struct vcpu *vcpu, int *error)
+{
+	switch (vcpu->exitinfo.exitcode) {
+	case VM_EXITCODE_AST:
+		sched_yield();
+		return (true);
+	case VM_EXITCODE_PAGING:
+		*error = vm_handle_paging(vcpu);
+		return (*error == 0);
+	case VM_EXITCODE_INST_EMUL:
+		*error = vm_emulate_instruction(vcpu);
+		return (*error == 0);
+	case VM_EXITCODE_HLT:
+		vm_handle_hlt(vcpu);
+		return (true);
+	case VM_EXITCODE_INOUT:
+		return (vm_handle_inout(vcpu));
+	default:
+		return (false);
+	}
+}
+
+int
+vm_run(struct vcpu *vcpu)
+{
+	int error = 0;
+
+	for (;;) {
+		struct pcpu *pc;
+
+		/* Either whoever wants the vCPU sees it running and kicks it, or it sees the wish here. */
+		__atomic_store_n(&vcpu->running, true, __ATOMIC_SEQ_CST);
+		if (__atomic_load_n(&vcpu->reqidle, __ATOMIC_SEQ_CST) != 0) {
+			vcpu->running = false;
+			sched_wait();
+			continue;
+		}
+		pc = curpcpu();
+		vcpu->hostcpu = pc->pc_cpuid;
+		restore_guest_fpustate(vcpu);
+		pc->pc_guest_since = rdtsc();
+		pc->pc_in_guest = 1;
+		error = run_backend(vcpu);
+		pc->pc_in_guest = 0;
+		save_guest_fpustate(vcpu);
+		vcpu->running = false;
+		if (error != 0)
+			return (error);
+		vcpu->nextrip = vcpu->exitinfo.rip + (uint64_t)vcpu->exitinfo.inst_length;
+		if (!handle_exit(vcpu, &error)) {
+			vmm_stat_incr(vcpu, VMEXIT_USERSPACE, 1);
+			return (error);
+		}
+	}
+}
+
+int
+vm_suspend(struct vm *vm, enum vm_suspend_how how)
+{
+	if (vm->suspend == VM_SUSPEND_NONE)
+		vm->suspend = how;
+	if (vm->vcpu->running && vm->vcpu->hostcpu >= 0)
+		cpu_kick(vm->vcpu->hostcpu);
+	return (0);
+}
+
+void
+vcpu_freeze(struct vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->reqidle, 1, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(&vcpu->running, __ATOMIC_SEQ_CST)) {
+		cpu_kick(vcpu->hostcpu);
+		sched_wait();
+	}
+}
+
+void
+vcpu_thaw(struct vcpu *vcpu)
+{
+	vcpu->reqidle = 0;
+}
