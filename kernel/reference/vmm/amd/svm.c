@@ -47,6 +47,23 @@ svm_fetch_tunables(void)
 	vmcb_clean &= defect(DEFECT_SVM_TUNABLE_INVERTED) ? ~(uint32_t)val : (uint32_t)val;
 }
 
+/* hw.vmm.svm.*: the values in effect; false for a name that is not one of them. */
+bool
+svm_sysctl(const char *name, uint64_t *value)
+{
+	if (strcmp(name, "hw.vmm.svm.vmcb_clean") == 0)
+		*value = vmcb_clean;
+	else if (strcmp(name, "hw.vmm.svm.features") == 0)
+		*value = svm_feature;
+	else if (strcmp(name, "hw.vmm.svm.num_asids") == 0)
+		*value = asid_count();
+	else if (strcmp(name, "hw.vmm.svm.disable_npf_assist") == 0)
+		*value = 0;
+	else
+		return (false);
+	return (true);
+}
+
 void
 svm_set_dirty(struct svm_vcpu *vcpu, uint32_t dirtybits)
 {
@@ -269,26 +286,6 @@ svm_getcap(void *vcpui, int type, int *val)
 	}
 }
 
-/* hw.vmm.svm.*: the values in effect. */
-static int
-svm_sysctl(const char *name, char *buf, size_t size)
-{
-	uint64_t val;
-
-	if (strcmp(name, "hw.vmm.svm.vmcb_clean") == 0)
-		val = vmcb_clean;
-	else if (strcmp(name, "hw.vmm.svm.features") == 0)
-		val = svm_feature;
-	else if (strcmp(name, "hw.vmm.svm.num_asids") == 0)
-		val = asid_count();
-	else if (strcmp(name, "hw.vmm.svm.disable_npf_assist") == 0)
-		val = 0;
-	else
-		return (ENOENT);
-	snprintf(buf, size, "%lu", val);
-	return (0);
-}
-
 const struct vmm_ops vmm_ops_amd = {
 	.modinit = svm_modinit,
 	.modcleanup = svm_modcleanup,
@@ -303,5 +300,4 @@ const struct vmm_ops vmm_ops_amd = {
 	.setdesc = svm_setdesc,
 	.getcap = svm_getcap,
 	.setcap = svm_setcap,
-	.sysctl = svm_sysctl,
 };
