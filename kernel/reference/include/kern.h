@@ -23,6 +23,7 @@
 #define EBUSY		16
 #define EEXIST		17
 #define EINVAL		22
+#define ENOSPC		28
 
 /* kern/libkern.c */
 void	*memcpy(void *to, const void *from, size_t length);
