@@ -47,21 +47,24 @@ svm_fetch_tunables(void)
 	vmcb_clean &= defect(DEFECT_SVM_TUNABLE_INVERTED) ? ~(uint32_t)val : (uint32_t)val;
 }
 
-/* hw.vmm.svm.*: the values in effect; false for a name that is not one of them. */
-bool
-svm_sysctl(const char *name, uint64_t *value)
+/* hw.vmm.svm.*: the values in effect, in decimal; ENOENT for a name that is not one of them. */
+static int
+svm_sysctl(const char *name, char *buf, size_t size)
 {
+	uint64_t value;
+
 	if (strcmp(name, "hw.vmm.svm.vmcb_clean") == 0)
-		*value = vmcb_clean;
+		value = vmcb_clean;
 	else if (strcmp(name, "hw.vmm.svm.features") == 0)
-		*value = svm_feature;
+		value = svm_feature;
 	else if (strcmp(name, "hw.vmm.svm.num_asids") == 0)
-		*value = asid_count();
+		value = asid_count();
 	else if (strcmp(name, "hw.vmm.svm.disable_npf_assist") == 0)
-		*value = 0;
+		value = 0;
 	else
-		return (false);
-	return (true);
+		return (ENOENT);
+	snprintf(buf, size, "%lu", value);
+	return (0);
 }
 
 void
@@ -300,4 +303,5 @@ const struct vmm_ops vmm_ops_amd = {
 	.setdesc = svm_setdesc,
 	.getcap = svm_getcap,
 	.setcap = svm_setcap,
+	.sysctl = svm_sysctl,
 };
