@@ -26,6 +26,7 @@
 #define CTL_VM_WRITE		0x15	/* name, u64 gpa, bytes */
 #define CTL_ROM_PAGE		0x16	/* u64 key, 4096 bytes */
 #define CTL_ROM_MAP		0x17	/* name, u64 keys[], lowest page first; ENOENT + the first missing key */
+#define CTL_VM_REINIT		0x18	/* name: as new, keeps name and memory size */
 #define CTL_RUN			0x20	/* name, u32 ncpu, u32 flags, i32 pin[ncpu] */
 #define CTL_KILL		0x21	/* name */
 #define CTL_SUSPEND		0x22	/* name, u32 how */

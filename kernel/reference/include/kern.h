@@ -64,6 +64,7 @@ void	 cpu_setup(int cpu);
 void	 restore_host_tss(void);
 void	 apic_timer_start(void);
 void	 apic_eoi(void);
+void	 nmi_tick_start(void);		/* kern/nmitick.c */
 
 /* kern/sched.c */
 #define PCB_DBREGS	0x02
@@ -118,7 +119,6 @@ void	 witness_plant(const struct host_debug_state *state);	/* on this CPU */
 void	 witness_read(struct host_debug_state *state);
 uint64_t witness_touch(uint32_t count);
 extern volatile uint64_t witness_variable;
-bool	 witness_debug_trap(uint64_t dr6, uint64_t *rflags);
 int	 sentinel_start(uint32_t id, int cpu, const struct pcb *pcb, uint32_t per_slice, uint64_t *address);
 int	 sentinel_stop(uint32_t id, struct thread *out);
 

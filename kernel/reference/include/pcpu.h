@@ -11,7 +11,7 @@
 struct thread;
 
 /* CPUs the kernel is built for. */
-#define MAXCPU		4
+#define MAXCPU		2
 
 #define PCPU_MAGIC	0x55504350454d4d56ull	/* "VMMEPCPU" */
 #define IST_STACK_SIZE	4096

@@ -12,5 +12,10 @@ struct trapframe {
 
 /* kern/fbt.c: true = the breakpoint was a probe. */
 bool	fbt_trap(struct trapframe *frame);
+/* kern/trap.c: the end, with all registers; and the end without a word. */
+void	panic_frame(const struct trapframe *frame) __attribute__((noreturn));
+void	reset_machine(void) __attribute__((noreturn));
+/* kern/witness.c: a #DB of the host, with the DR6 it left. */
+void	witness_debug_trap(uint64_t dr6, struct trapframe *frame);
 
 #endif

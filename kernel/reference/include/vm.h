@@ -4,7 +4,8 @@
 
 #include "vmm.h"
 
-#define VM_MAX		8
+#define VM_MAX		NUM_VMS
+#define VM_NAMELEN	VM_MAX_NAMELEN
 #define ROM_PAGES_MAX	256
 
 struct vcpu {
@@ -61,6 +62,9 @@ int	 vm_get_register(struct vcpu *vcpu, int reg, uint64_t *value);
 int	 vm_set_register(struct vcpu *vcpu, int reg, uint64_t value);
 int	 vm_get_desc(struct vcpu *vcpu, int reg, struct seg_desc *desc);
 int	 vm_set_desc(struct vcpu *vcpu, int reg, const struct seg_desc *desc);
+int	 vmm_set_halt_pause(struct vcpu *vcpu, bool halt, bool pause);
+int	 vm_set_capability(struct vcpu *vcpu, int cap, int value);
+int	 vm_get_capability(struct vcpu *vcpu, int cap, int *value);
 int	 vcpu_reset(struct vcpu *vcpu);				/* architectural reset, as libvmmapi does it */
 void	 vm_list(char *out, size_t size);
 const char *vmm_stat_name(enum vmm_stat stat);

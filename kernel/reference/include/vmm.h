@@ -41,7 +41,10 @@ enum vm_cap_type {
 };
 
 enum vm_suspend_how {
-	VM_SUSPEND_NONE, VM_SUSPEND_RESET, VM_SUSPEND_POWEROFF, VM_SUSPEND_HALT, VM_SUSPEND_TRIPLEFAULT, VM_SUSPEND_LAST
+	VM_SUSPEND_NONE, VM_SUSPEND_RESET, VM_SUSPEND_POWEROFF, VM_SUSPEND_HALT, VM_SUSPEND_TRIPLEFAULT,
+	VM_SUSPEND_KILL,		/* ours: the bhyve process gets SIGKILL */
+	VM_SUSPEND_DESTROY,		/* ours: the VM goes away under it */
+	VM_SUSPEND_LAST
 };
 
 /* Access rights as VT-x has them: bits 7:0 and 15:12 of the descriptor, bit 16 = unusable. */
@@ -68,15 +71,16 @@ struct vm_guest_paging {
 };
 
 /*
- * Why vmm_ops.run() returned. HLT, PAUSE (with -P), PAGING and INST_EMUL are for vm_run(); REQIDLE, SUSPENDED, DEBUG
- * and BOGUS (an AST) are set by vm_exit_wanted(); everything else goes to bhyve.
+ * Why vmm_ops.run() returned. HLT, PAUSE (with -P), PAGING and INST_EMUL are for vm_run(); REQIDLE, SUSPENDED
+ * and AST are set by vm_exit_wanted(); everything else goes to bhyve.
  */
 enum vm_exitcode {
 	VM_EXITCODE_INOUT, VM_EXITCODE_VMX, VM_EXITCODE_BOGUS, VM_EXITCODE_RDMSR, VM_EXITCODE_WRMSR, VM_EXITCODE_HLT,
 	VM_EXITCODE_MTRAP, VM_EXITCODE_PAUSE, VM_EXITCODE_PAGING, VM_EXITCODE_INST_EMUL, VM_EXITCODE_SPINUP_AP,
 	VM_EXITCODE_DEPRECATED1, VM_EXITCODE_RENDEZVOUS, VM_EXITCODE_IOAPIC_EOI, VM_EXITCODE_SUSPENDED,
 	VM_EXITCODE_INOUT_STR, VM_EXITCODE_TASK_SWITCH, VM_EXITCODE_MONITOR, VM_EXITCODE_MWAIT, VM_EXITCODE_SVM,
-	VM_EXITCODE_REQIDLE, VM_EXITCODE_DEBUG, VM_EXITCODE_VMINSN, VM_EXITCODE_BPT, VM_EXITCODE_MAX
+	VM_EXITCODE_REQIDLE, VM_EXITCODE_DEBUG, VM_EXITCODE_VMINSN, VM_EXITCODE_BPT, VM_EXITCODE_AST,
+	VM_EXITCODE_MAX
 };
 
 #define VM_PROT_READ		1
@@ -141,8 +145,8 @@ struct vm_exit {
 
 /* Handed through run() to vm_exit_wanted(). */
 struct vm_eventinfo {
-	volatile int *sptr;		/* suspend in progress: an enum vm_suspend_how */
-	volatile int *iptr;		/* somebody waits for this vCPU to be idle */
+	volatile uint32_t *suspend;	/* suspend in progress: an enum vm_suspend_how */
+	volatile uint32_t *reqidle;	/* somebody waits for this vCPU to be idle */
 };
 
 /*
@@ -185,7 +189,7 @@ struct vlapic	*vm_lapic(struct vcpu *vcpu);
  * The check before each world switch, with interrupts (or GIF) off: true = leave the loop, vm_exitinfo() says why, with
  * rip as its rip. Suspend, request to be idle, AST.
  */
-bool	vm_exit_wanted(struct vcpu *vcpu, struct vm_eventinfo *evinfo, uint64_t rip);
+bool	vm_exit_wanted(struct vcpu *vcpu, const struct vm_eventinfo *evinfo, uint64_t rip);
 /* Is the guest-physical address RAM or ROM of the VM (mapped at first touch), rather than a device? */
 bool	vm_mem_allocated(struct vcpu *vcpu, uint64_t gpa);
 
@@ -202,7 +206,7 @@ bool	vm_mem_allocated(struct vcpu *vcpu, uint64_t gpa);
 void	vm_exit_intinfo(struct vcpu *vcpu, uint64_t info);
 /* What to deliver at the next entry: the interrupted event, a queued exception or both combined. Consumes it. */
 bool	vm_entry_intinfo(struct vcpu *vcpu, uint64_t *info);
-void	vm_inject_exception(struct vcpu *vcpu, int vector, bool errcode_valid, uint32_t errcode, bool restart);
+void	vm_inject_exception(struct vcpu *vcpu, int vector, bool errcode_valid, uint32_t errcode);
 void	vm_inject_ud(struct vcpu *vcpu);
 void	vm_inject_gp(struct vcpu *vcpu);
 bool	vm_nmi_pending(struct vcpu *vcpu);

@@ -14,6 +14,7 @@ kmain(void)
 	cpu_setup(0);
 	ctl_init();
 	smp_start();
+	nmi_tick_start();
 	if (kthread_add("ctl", ctl_thread, NULL, 1u << 0) == NULL)
 		panic("no memory for the control thread");
 	sched_idle();

@@ -19,7 +19,6 @@
 #define AP_START	0x8000ul
 /* Bochs' local APIC counts emulated instructions, as its time stamp counter does. */
 #define TICK		20000
-#define STUCK_TICKS	4
 
 struct pcpu pcpus[MAXCPU];
 extern char ap_trampoline[], ap_trampoline_end[];
@@ -79,7 +78,7 @@ run_rendezvous(void)
 	}
 }
 
-/* The timer interrupt: the guest's time is up, and a look at whether the other CPU hangs in its guest. */
+/* The timer interrupt: the guest's time is up. */
 void
 tick(void)
 {
@@ -89,16 +88,6 @@ tick(void)
 	pc->pc_ast = 1;
 	apic_eoi();
 	run_rendezvous();
-	for (int cpu = 0; cpu < MAXCPU; cpu++) {
-		struct pcpu *other = &pcpus[cpu];
-
-		/*
-		 * A guest with IF=0 keeps Bochs from delivering maskable interrupts, the tick of its CPU included.
-		 * NMIs get through.
-		 */
-		if (other != pc && other->pc_in_guest && rdtsc() - other->pc_guest_since > STUCK_TICKS * TICK)
-			cpu_kick(cpu);
-	}
 }
 
 /* Run a function on all CPUs, and return when all have. Not from an interrupt handler. */
@@ -118,8 +107,8 @@ set_tss_descriptor(struct pcpu *pc)
 {
 	uint64_t base = (uint64_t)(uintptr_t)&pc->pc_tss;
 
-	pc->pc_gdt[4] = (sizeof(pc->pc_tss) - 1) | (base & 0xffffff) << 16 | 0x89ul << 40 | (base >> 24 & 0xff) << 56;
-	pc->pc_gdt[5] = base >> 32;
+	pc->pc_gdt[GSEL_TSS / 8] = (sizeof(pc->pc_tss) - 1) | (base & 0xffffff) << 16 | 0x89ul << 40 | (base >> 24 & 0xff) << 56;
+	pc->pc_gdt[GSEL_TSS / 8 + 1] = base >> 32;
 }
 
 /* TR of the host: the descriptor is made available again, as LTR refuses a busy one. */
@@ -127,7 +116,7 @@ void
 restore_host_tss(void)
 {
 	set_tss_descriptor(curpcpu());
-	__asm__ __volatile__("ltr %w0" : : "r"(0x20));
+	ltr(GSEL_TSS);
 }
 
 void
@@ -149,6 +138,9 @@ cpu_setup(int cpu)
 	pc->pc_magic = PCPU_MAGIC;
 	pc->pc_cpuid = cpu;
 	pc->pc_apicid = mmio_read32(APIC_ID) >> 24;
+	for (int ist = 1; ist <= 7; ist++)
+		pc->pc_tss.ist[ist - 1] = (uint64_t)(uintptr_t)pc->pc_ist[ist - 1] + IST_STACK_SIZE;
+	pc->pc_tss.iobase = sizeof(pc->pc_tss);
 	restore_host_tss();
 	idt_load();
 	load_dr6(DR6_RESET_VALUE);

@@ -61,6 +61,7 @@ vector_table:
 	.endr
 
 	.align 16
+	.globl	trap_common
 trap_common:
 	pushq	%rax
 	pushq	%rcx

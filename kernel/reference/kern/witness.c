@@ -5,6 +5,7 @@
  */
 #include "cpufunc.h"
 #include "kern.h"
+#include "trap.h"
 
 #define DR6_B		0xfull
 #define DR6_BS		(1ull << 14)
@@ -49,34 +50,40 @@ witness_touch(uint32_t count)
 	return (pc->pc_hits - before);
 }
 
-/* A #DB in the host: whose is it? Everything is counted, nothing is fatal, so that a leak can be reported. */
-bool
-witness_debug_trap(uint64_t dr6, uint64_t *rflags)
+/*
+ * A #DB in the host: whose is it? Everything is counted, nothing is fatal, so that a leak can be reported. The
+ * breakpoint bits are cleared for the next one; BS stays as the processor left it, so that a step that hits while a
+ * guest's DR6 is loaded is not covered up.
+ */
+void
+witness_debug_trap(uint64_t dr6, struct trapframe *frame)
 {
 	struct pcpu *pc = curpcpu();
 	struct thread *td = pc->pc_curthread;
 
+	/* An instruction breakpoint would hit again at once. */
+	frame->rflags |= PSL_RF;
 	if ((dr6 & DR6_BS) != 0) {
 		if (pc->pc_step)
 			pc->pc_steps++;
 		else
-			*rflags &= ~PSL_T;
+			frame->rflags &= ~PSL_T;
 	}
-	if ((dr6 & DR6_B) != 0) {
-		if (td != NULL && td->td_watch != 0) {
-			if (rdr0() == td->td_watch && (dr6 & 1) != 0)
-				td->td_hits++;
-			else
-				td->td_foreign++;
-		} else if (rdr0() == (uint64_t)(uintptr_t)&witness_variable && (dr6 & 1) != 0) {
-			pc->pc_hits++;
-		} else {
-			pc->pc_foreign++;
-			/* A stray watchpoint on the stack would be hit for ever. */
-			load_dr7(DR7_RESET_VALUE);
-		}
+	if ((dr6 & DR6_B) == 0)
+		return;
+	load_dr6(dr6 & ~DR6_B);
+	if (td != NULL && td->td_watch != 0) {
+		if (rdr0() == td->td_watch && (dr6 & 1) != 0)
+			td->td_hits++;
+		else
+			td->td_foreign++;
+	} else if (rdr0() == (uint64_t)(uintptr_t)&witness_variable && (dr6 & 1) != 0) {
+		pc->pc_hits++;
+	} else {
+		pc->pc_foreign++;
+		/* A stray watchpoint on the stack would be hit for ever. */
+		load_dr7(DR7_RESET_VALUE);
 	}
-	return (true);
 }
 
 static struct sentinel {

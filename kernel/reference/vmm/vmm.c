@@ -52,7 +52,7 @@ take_line(const char *line, size_t length)
 		return (0);
 	}
 	if (strncmp(word, "defect ", 7) == 0)
-		return (defect_enable(word + 7) ? 0 : ENOENT);
+		return (defect_enable(word + 7));
 	return (length == 0 ? 0 : EINVAL);
 }
 
@@ -337,6 +337,26 @@ vm_set_desc(struct vcpu *vcpu, int reg, const struct seg_desc *desc)
 	return (vmm_ops->setdesc(vcpu->cookie, reg, desc));
 }
 
+int
+vm_set_capability(struct vcpu *vcpu, int cap, int value)
+{
+	return (vmm_ops->setcap(vcpu->cookie, cap, value));
+}
+
+int
+vm_get_capability(struct vcpu *vcpu, int cap, int *value)
+{
+	return (vmm_ops->getcap(vcpu->cookie, cap, value));
+}
+
+int
+vmm_set_halt_pause(struct vcpu *vcpu, bool halt, bool pause)
+{
+	int error = vm_set_capability(vcpu, VM_CAP_HALT_EXIT, halt);
+
+	return (error != 0 ? error : vm_set_capability(vcpu, VM_CAP_PAUSE_EXIT, pause));
+}
+
 static const struct {
 	int reg;
 	uint16_t selector;
@@ -383,7 +403,7 @@ vcpu_reset(struct vcpu *vcpu)
 }
 
 static const char *const stat_names[] = {
-#define X(symbol, text) text,
+#define X(symbol, text, scope) text,
 	VMM_STATS(X)
 #undef X
 };
@@ -392,4 +412,28 @@ const char *
 vmm_stat_name(enum vmm_stat stat)
 {
 	return (stat_names[stat]);
+}
+
+/* What the kernel itself answers for; 0 or ENOENT. Values as decimal text, as sysctl prints them. */
+int
+vmm_sysctl(const char *name, char *out, size_t size)
+{
+	static const struct { const char *name; uint64_t value; } fixed[] = {
+		{ "hw.vmm.halt_detection", 1 }, { "hw.vmm.trace_guest_exceptions", 0 }, { "hw.vmm.maxcpu", 1 },
+	};
+	uint64_t value;
+
+	if (!vmm_loaded)
+		return (ENOENT);
+	if (vmm_ops->sysctl(name, out, size) == 0)
+		return (0);
+	for (unsigned n = 0; n < sizeof(fixed) / sizeof(fixed[0]); n++) {
+		if (strcmp(name, fixed[n].name) == 0) {
+			value = fixed[n].value;
+			(void)tunable_fetch(name, &value);
+			snprintf(out, size, "%lu", value);
+			return (0);
+		}
+	}
+	return (ENOENT);
 }

@@ -53,7 +53,7 @@ vm_exit_wanted(struct vcpu *vcpu, const struct vm_eventinfo *info, uint64_t rip)
 	return (false);
 }
 
-static void
+void
 vm_inject_exception(struct vcpu *vcpu, int vector, bool errcode_valid, uint32_t errcode)
 {
 	vcpu->exception_pending = true;
@@ -89,11 +89,10 @@ vm_nmi_clear(struct vcpu *vcpu)
 	vcpu->nmi_pending = false;
 }
 
-int
+void
 vm_exit_intinfo(struct vcpu *vcpu, uint64_t info)
 {
 	vcpu->exitintinfo = info;
-	return (0);
 }
 
 bool

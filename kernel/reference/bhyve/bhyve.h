@@ -1,0 +1,44 @@
+/* The user process that runs a virtual machine. */
+#ifndef BHYVE_H
+#define BHYVE_H
+
+#include "ctl.h"
+#include "vm.h"
+
+#define UART_RX_SIZE	64
+#define UART_TX_SIZE	512
+#define STDERR_SIZE	512
+
+struct uart {
+	uint8_t ier, lcr, mcr, scr, fcr;
+	uint16_t divisor;
+	uint8_t rx[UART_RX_SIZE];
+	unsigned rx_head, rx_count;
+	uint8_t tx[UART_TX_SIZE];
+	unsigned tx_count;
+};
+
+struct bhyve {
+	bool used;
+	struct vm *vm;
+	struct thread *thread;
+	uint32_t flags;
+	volatile bool killed;
+	volatile bool ended;
+	int status;
+	struct uart uart;
+	char errors[STDERR_SIZE];
+};
+
+/* bhyve/uart.c: COM1. Output is collected and sent a line at a time, or when the guest looks for input. */
+uint8_t	 uart_read(struct bhyve *bhyve, unsigned offset);
+void	 uart_write(struct bhyve *bhyve, unsigned offset, uint8_t value);
+void	 uart_flush(struct bhyve *bhyve);
+
+/* bhyve/inout.c: what a port access in userland comes to. */
+enum inout_result { INOUT_OK, INOUT_EXIT, INOUT_ABORT };
+enum inout_result bhyve_inout(struct bhyve *bhyve, struct vcpu *vcpu);
+
+void	 bhyve_error(struct bhyve *bhyve, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#endif
