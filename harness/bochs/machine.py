@@ -58,6 +58,8 @@ class BochsConfig:
     serial: Path | None = None
     ram_images: tuple[RamImage, ...] = ()
     reset_on_triple_fault: bool = True
+    #: Bochs calls every VM exit an error, and writing a line for each takes longer than the exit.
+    log_errors: bool = True
 
     def render(self, serial_device: str) -> str:
         """The text of bochsrc for this machine."""
@@ -72,7 +74,7 @@ class BochsConfig:
             f"com1: enabled=1, mode={serial_mode}, dev={serial_device}",
             f"log: {self.folder / 'bochs.log'}",
             "panic: action=fatal",
-            "error: action=report",
+            f"error: action={'report' if self.log_errors else 'ignore'}",
             "info: action=ignore",
             "debug: action=ignore",
             "speaker: enabled=0",
