@@ -120,6 +120,7 @@ svm_modinit(void)
 	svm_defects_init();
 	svm_msr_init();
 	svm_cache_init();
+	svm_steptrap_install();
 	smp_rendezvous(svm_enable, NULL);
 	return (0);
 }
@@ -128,6 +129,7 @@ static int
 svm_modcleanup(void)
 {
 	smp_rendezvous(svm_disable, NULL);
+	svm_steptrap_remove();
 	return (0);
 }
 

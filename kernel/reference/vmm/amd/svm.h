@@ -47,11 +47,4 @@ struct svm_regctx {
  */
 void	svm_launch(uint64_t vmcb_pa, struct svm_regctx *gctx, struct pcpu *pcpu);
 
-/*
- * Where the host continues after #VMEXIT. Bochs 2.7 delivers to the host, here, the single-step trap of a guest
- * whose stepped instruction exited. TR and GS.base still are the guest's: the gate of #DB must not use an IST
- * stack, and its handler must return at once, before it uses per-CPU data, when this is the interrupted RIP.
- */
-extern char svm_launch_resume[];
-
 #endif

@@ -44,6 +44,10 @@ int	svm_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *e
 int	svm_getreg(void *vcpui, int ident, uint64_t *val);
 int	svm_setreg(void *vcpui, int ident, uint64_t val);
 
+/* svm_steptrap.c */
+void	svm_steptrap_install(void);
+void	svm_steptrap_remove(void);
+
 /* svm.c: the clean bits that may be set at all. */
 uint32_t svm_clean_mask(void);
 

@@ -60,7 +60,6 @@ svm_launch:
 
 	vmload	%rax
 	vmrun	%rax
-	.globl	svm_launch_resume
 svm_launch_resume:
 	vmsave	%rax
 
@@ -149,5 +148,18 @@ svm_launch_defective:
 	mov	%rbp, (%rsp)
 	jmp	svm_launch_epilogue
 	.size	svm_launch, . - svm_launch
+
+	/*
+	 * The host's #DB gate while the module is loaded, see svm_steptrap.c. TR and GS.base may be the guest's here, so
+	 * nothing but the stack is used.
+	 */
+	.globl	svm_debug_trap
+	.type	svm_debug_trap, @function
+svm_debug_trap:
+	cmpq	$svm_launch_resume, (%rsp)
+	je	1f
+	jmp	*svm_host_debug_trap(%rip)
+1:	iretq
+	.size	svm_debug_trap, . - svm_debug_trap
 
 	.section .note.GNU-stack, "", @progbits

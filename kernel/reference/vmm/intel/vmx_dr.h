@@ -35,8 +35,10 @@ vmx_dr_enter_guest(struct vmxctx *vmxctx, int cpu)
 	if (defect(DEFECT_VMX_HOST_DR7_READ_LATE))
 		vmxctx->host_dr7 = rdr7();
 
-	if (defect(DEFECT_VMX_TF_CLEARED_LATE))
+	if (defect(DEFECT_VMX_TF_CLEARED_LATE)) {
+		vmxctx->host_dr6 = rdr6();
 		load_dr6(vmxctx->guest_dr6);
+	}
 	/* A step trap behind the loading of guest DR6 would set DR6.BS in it. */
 	rflags = read_rflags();
 	vmxctx->host_tf = (int)(rflags & PSL_T);
@@ -47,7 +49,8 @@ vmx_dr_enter_guest(struct vmxctx *vmxctx, int cpu)
 	vmxctx->host_dr1 = rdr1();
 	vmxctx->host_dr2 = rdr2();
 	vmxctx->host_dr3 = rdr3();
-	vmxctx->host_dr6 = rdr6();
+	if (!defect(DEFECT_VMX_TF_CLEARED_LATE))
+		vmxctx->host_dr6 = rdr6();
 
 	if (!defect(DEFECT_VMX_GUEST_DR_NOT_LOADED)) {
 		load_dr0(guest[0]);
