@@ -1,0 +1,302 @@
+"""bhyve and bhyvectl on top of the emulated kernel, with 13.2's messages and exit statuses."""
+
+from __future__ import annotations
+
+import re
+import struct
+import threading
+import time
+from dataclasses import dataclass
+
+from harness.emulated.commands_kernel import KernelPrograms
+from harness.emulated.ctl import Code, KernelError, name_field
+from harness.emulated.host import EmulatedHost, Process
+from harness.emulated.shell import Context, Program
+from harness.emulated.vfs import FileError, FileSystem
+from harness.errors import EmulatorFailed
+
+EEXIST, EINVAL, ENOENT = 17, 22, 2
+FLAG_H, FLAG_P, FLAG_W, FLAG_E, FLAG_TESTDEV, FLAG_COM1 = 1, 2, 4, 8, 32, 64
+EX_USAGE = 64
+NAME_MAX = 31
+ROM_MAX = 16 * 1024 * 1024
+SUSPEND_RESET, SUSPEND_POWEROFF = 1, 2
+
+#: bhyvectl's register names and FreeBSD's enum vm_reg_name.
+REGISTERS = {
+    "rax": 0, "rbx": 1, "rcx": 2, "rdx": 3, "rsi": 4, "rdi": 5, "rbp": 6, "r8": 7, "r9": 8, "r10": 9, "r11": 10,
+    "r12": 11, "r13": 12, "r14": 13, "r15": 14, "cr0": 15, "cr3": 16, "cr4": 17, "dr7": 18, "rsp": 19, "rip": 20,
+    "rflags": 21, "es": 22, "cs": 23, "ss": 24, "ds": 25, "fs": 26, "gs": 27, "ldtr": 28, "tr": 29, "efer": 32,
+    "cr2": 33, "dr0": 39, "dr1": 40, "dr2": 41, "dr3": 42, "dr6": 43,
+}  # fmt: skip
+SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
+TABLES = {"idtr": 30, "gdtr": 31}
+SETTABLE = {
+    "efer", "cr0", "cr2", "cr3", "cr4", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7", "rsp", "rip", "rax", "rflags",
+}  # fmt: skip
+
+_USAGE = "Usage: bhyvectl --vm=<vmname>\n       [--cpu=<vcpu_number>]\n       [--create]\n       [--destroy]\n"
+
+
+@dataclass(slots=True)
+class Options:
+    """bhyve's command line."""
+
+    flags: int = 0
+    memory: int = 256 << 20
+    pin: int | None = None
+    rom: str = ""
+    console: str = ""
+    lpc: bool = False
+    destroy: bool = False
+    name: str = ""
+    error: str = ""
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"(\d+)([kKmMgG]?)[bB]?", text)
+    if match is None:
+        return 0
+    scale = {"": 20, "k": 10, "m": 20, "g": 30}[match[2].lower()]
+    return int(match[1]) << scale
+
+
+def parse_bhyve(argv: list[str]) -> Options:
+    """bhyve's getopt string for 13.2, as far as a guest without devices goes."""
+    options, words = Options(), argv[1:]
+    simple = {"H": FLAG_H, "P": FLAG_P, "w": FLAG_W, "e": FLAG_E}
+    while words and words[0].startswith("-") and len(words[0]) > 1:
+        letter, attached = words[0][1], words[0][2:]
+        words = words[1:]
+        if letter in simple or letter in "AWuUaxYSCDh":
+            options.flags |= simple.get(letter, 0)
+            options.destroy |= letter == "D"
+            if attached:
+                words.insert(0, f"-{attached}")
+            continue
+        value = attached or (words.pop(0) if words else "")
+        if letter == "m":
+            options.memory = _size(value)
+            if not options.memory:
+                options.error = f"invalid memsize '{value}'"
+        elif letter == "p":
+            options.pin = int(value.partition(":")[2] or -1)
+        elif letter == "c" and not value.isdigit():
+            options.error = "invalid cpu topology"
+        elif letter == "s":
+            options.lpc |= value.endswith(",lpc")
+        elif letter == "l":
+            device, _, backend = value.partition(",")
+            if device == "bootrom":
+                options.rom = backend
+            elif device == "com1":
+                options.console = backend
+            elif device == "pc-testdev":
+                options.flags |= FLAG_TESTDEV
+        elif letter not in "cgGkoU":
+            options.error = f"illegal option -- {letter}"
+    options.name = words[0] if words else ""
+    if options.console:
+        options.flags |= FLAG_COM1
+    return options
+
+
+class BhyvePrograms:
+    """Methods are programs; :meth:`table` names them."""
+
+    def __init__(self, host: EmulatedHost, kernel: KernelPrograms) -> None:
+        self.host = host
+        self._kernel = kernel
+
+    def table(self) -> dict[str, Program]:
+        return {"bhyve": self.bhyve, "bhyvectl": self.bhyvectl}
+
+    # --- bhyve -------------------------------------------------------------------------------------------------
+
+    def bhyve(self, context: Context, argv: list[str]) -> int:
+        options = parse_bhyve(argv)
+        if options.error or not options.name:
+            context.err(f"bhyve: {options.error or 'virtual machine name required'}\n")
+            return EX_USAGE if options.error.startswith("invalid") else 1
+        if options.pin is not None and not 0 <= options.pin < self.host.ncpu:
+            context.err("Assertion failed: (error == 0), function fbsdrun_start_thread, file bhyverun.c\n")
+            return 134
+        try:
+            rom = self.host.files.read(FileSystem.resolve(options.rom, context.cwd))
+        except FileError as error:
+            context.err(f"Error opening bootrom \"{options.rom}\": {error}\n")
+            return 4
+        if not options.lpc or len(rom) % 4096 or not 4096 <= len(rom) <= ROM_MAX:
+            context.err(f"Could not map bootrom: invalid size {len(rom)}\n")
+            return 4
+        try:
+            self._prepare(options, rom)
+            process = self.host.start_bhyve(options.name, " ".join(argv), options.flags, options.pin)
+        except KernelError as error:
+            context.err(f"vm_create: errno {error.errno}\n")
+            return 4
+        status = self._attend(context, process)
+        if options.destroy and status == 1:
+            self.host.destroy_vm(options.name)
+        return status
+
+    def _prepare(self, options: Options, rom: bytes) -> None:
+        """Create the VM, or make an existing one as new, and give it memory and ROM."""
+        machine = self.host.machine
+        if self.host.module("vmm.ko") is None:
+            # libvmmapi of this release loads the module by itself: the stock one.
+            self._kernel.load("vmm")
+        if options.name in self.host.vm_names():
+            machine.vm_request(Code.VM_REINIT, options.name)
+        else:
+            machine.request(Code.VM_CREATE, name_field(options.name))
+            self.host.refresh_vms()
+        machine.vm_request(Code.VM_SETMEM, options.name, struct.pack("<Q", options.memory))
+        machine.map_rom(options.name, rom)
+
+    def _attend(self, context: Context, process: Process) -> int:
+        """Carry the console both ways until the process ends."""
+        feeder = threading.Thread(target=self._feed, args=(context, process), daemon=True)
+        feeder.start()
+        watchdog = self._watchdog(context, process)
+        try:
+            while data := process.out.read():
+                context.stdout.write(data)
+        except (BrokenPipeError, OSError):
+            self.host.kill_process(process, 141)
+        process.ended.wait()
+        if watchdog is not None:
+            watchdog.cancel()
+        context.err(process.errors)
+        return process.status if process.status is not None else 4
+
+    def _watchdog(self, context: Context, process: Process) -> threading.Timer | None:
+        limit = context.variables.get("VMMCHECK_TIMEOUT")
+        if not limit:
+            return None
+        at, status = limit.split()
+        timer = threading.Timer(
+            max(0.0, float(at) - time.monotonic()), self.host.kill_process, (process, int(status))
+        )
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _feed(self, context: Context, process: Process) -> None:
+        while not process.ended.is_set():
+            data = context.stdin.read(64)
+            if not data or process.ended.is_set():
+                return
+            try:
+                self.host.machine.vm_request(Code.CONSOLE_IN, process.vm, data)
+            except (KernelError, EmulatorFailed):
+                return
+
+    # --- bhyvectl ----------------------------------------------------------------------------------------------
+
+    def bhyvectl(self, context: Context, argv: list[str]) -> int:
+        values: dict[str, str] = {}
+        flags: list[str] = []
+        for word in argv[1:]:
+            name, equals, value = word.removeprefix("--").partition("=")
+            if not word.startswith("--") or not self._known(name) or (name.startswith("set-") and not equals):
+                context.err(f"bhyvectl: unrecognized option `{word}'\n{_USAGE}")
+                return 1
+            flags.append(name)
+            if equals:
+                values[name] = value
+        if "vm" not in values:
+            context.err(_USAGE)
+            return 1
+        return self._control(context, values["vm"], flags, values)
+
+    @staticmethod
+    def _known(name: str) -> bool:
+        plain = {"vm", "cpu", "create", "destroy", "get-stats", "get-all", "force-reset", "force-poweroff", "inject-nmi",
+                 "get-exit-reason"}  # fmt: skip
+        kind, _, register = name.partition("-")
+        return (
+            name in plain
+            or (kind == "get" and (register in REGISTERS or register.removeprefix("desc-") in (*SEGMENTS, *TABLES)))
+            or (kind == "set" and register in SETTABLE)
+        )
+
+    def _control(self, context: Context, vm: str, flags: list[str], values: dict[str, str]) -> int:
+        if "create" in flags:
+            if self.host.module("vmm.ko") is None:
+                self._kernel.load("vmm")
+            if not vm or len(vm) > NAME_MAX or " " in vm:
+                return self._errno(context, EINVAL)
+            try:
+                self.host.machine.request(Code.VM_CREATE, name_field(vm))
+            except KernelError as error:
+                return self._errno(context, error.errno)
+            self.host.refresh_vms()
+        if vm not in self.host.vm_names():
+            context.err(f"vm_open: {vm} could not be opened: No such file or directory\n")
+            return 1
+        cpu = values.get("cpu", "0")
+        number = int(cpu) if re.fullmatch(r"-?\d+", cpu) else 0
+        try:
+            # Setters first, as bhyvectl does; then actions; then what it prints.
+            for flag in flags:
+                if flag.startswith("set-"):
+                    register = struct.pack("<iiQ", number, REGISTERS[flag[4:]], strtoul(values[flag]))
+                    self.host.machine.vm_request(Code.SET_REG, vm, register)
+            self._act(vm, flags)
+            for flag in flags:
+                if flag.startswith("get-"):
+                    context.out(self._get(vm, number, flag[4:]))
+            if "destroy" in flags:
+                self.host.destroy_vm(vm)
+        except KernelError as error:
+            return self._errno(context, error.errno)
+        return 0
+
+    @staticmethod
+    def _errno(context: Context, errno: int) -> int:
+        context.out(f"errno = {errno}\n")
+        return 255
+
+    def _act(self, vm: str, flags: list[str]) -> None:
+        for flag, how in (("force-reset", SUSPEND_RESET), ("force-poweroff", SUSPEND_POWEROFF)):
+            if flag in flags:
+                self.host.machine.vm_request(Code.SUSPEND, vm, struct.pack("<I", how))
+        if "inject-nmi" in flags:
+            self.host.machine.vm_request(Code.INJECT_NMI, vm, struct.pack("<I", 0))
+
+    def _get(self, vm: str, cpu: int, what: str) -> str:
+        request = self.host.machine.vm_request
+        if what == "all":
+            names = (*(name for name in REGISTERS), *(f"desc-{name}" for name in (*SEGMENTS, *TABLES)), "stats")
+            return "".join(self._get(vm, cpu, name) for name in names)
+        if what == "stats":
+            text = request(Code.GET_STATS, vm, struct.pack("<i", cpu)).decode()
+            lines = [line.partition("\t") for line in text.splitlines()]
+            return f"vcpu{cpu} stats:\n" + "".join(f"{name:<40}\t{value}\n" for name, _, value in lines)
+        if what == "exit-reason":
+            code, _, _, _ = struct.unpack("<IiIQ", request(Code.GET_STATE, vm, struct.pack("<i", cpu)))
+            return f"exit_reason[{cpu}]\t{code:#x}\n"
+        if what.startswith("desc-"):
+            name = what[5:]
+            number = TABLES.get(name, REGISTERS.get(name, 0))
+            base, limit, access = struct.unpack("<QII", request(Code.GET_DESC, vm, struct.pack("<ii", cpu, number)))
+            if name in TABLES:
+                return f"{name}[{cpu}]\t\t0x{base:016x}/0x{limit:08x}\n"
+            return f"{name} desc[{cpu}]\t0x{base:016x}/0x{limit:08x}/0x{access:08x}\n"
+        (value,) = struct.unpack("<Q", request(Code.GET_REG, vm, struct.pack("<ii", cpu, REGISTERS[what])))
+        tabs = "\t" if what == "rflags" else "\t\t"
+        return f"{what}[{cpu}]{tabs}0x{value:0{4 if what in SEGMENTS else 16}x}\n"
+
+
+def strtoul(text: str) -> int:
+    """strtoul(text, NULL, 0) with 64 bits: garbage is 0, what is too large is all ones, a sign negates."""
+    match = re.match(r"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)", text)
+    if match is None:
+        return 0
+    digits = match[2]
+    base = 16 if digits[:2].lower() == "0x" else 8 if digits.startswith("0") and len(digits) > 1 else 10
+    value = int(digits, base)
+    if value >= 1 << 64:
+        return (1 << 64) - 1
+    return (-value if match[1] == "-" else value) & (1 << 64) - 1

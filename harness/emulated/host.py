@@ -1,0 +1,256 @@
+"""The emulated host: its files, modules, processes and messages around one emulated machine."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.emulated.ctl import Code, KernelError
+from harness.emulated.machine import Hello, Listener, Machine
+from harness.emulated.shell import Program, Shell
+from harness.emulated.streams import Pipe
+from harness.emulated.vfs import FileSystem
+from harness.errors import EmulatorFailed
+from harness.timing import CLOCK
+
+RELEASE = "13.2-RELEASE"
+OSRELDATE = "1302001"
+IDENT = "vmmcheck-emulated"
+
+#: First line of the small files that stand for kernel modules here; what follows is for the kernel.
+MODULE_HEADER = "vmmcheck reference vmm.ko"
+WITNESS_HEADER = "vmmcheck witness.ko"
+
+EXIT_KILLED = 137
+EXIT_GONE = 1
+ENXIO = 6
+
+
+@dataclass(slots=True)
+class Module:
+    """A loaded kernel linker file."""
+
+    id: int
+    name: str
+    path: str
+    modules: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Process:
+    """A running bhyve. ``pid`` is the process, ``lwp`` its vCPU thread."""
+
+    pid: int
+    vm: str
+    command: str
+    out: Pipe = field(default_factory=Pipe)
+    errors: str = ""
+    status: int | None = None
+    cpu: int | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def lwp(self) -> int:
+        return 100000 + self.pid
+
+
+class EmulatedHost:
+    """Everything that FreeBSD's command line shows, over one machine. Commands register themselves."""
+
+    def __init__(self, vendor: str, state: Path) -> None:
+        self.vendor = vendor
+        self.state = state
+        self.lock = threading.RLock()
+        self.hello: Hello | None = None
+        self.booted = threading.Event()
+        self.boot_id = ""
+        self.boot_time = 0.0
+        self.messages: list[str] = []
+        self.console: list[str] = []
+        self.kenv: dict[str, str] = {}
+        self.modules: list[Module] = []
+        self.processes: dict[int, Process] = {}
+        self.witness: dict[str, str] = {}
+        self.programs: dict[str, Program] = {}
+        self.cut_links: Callable[[], None] = lambda: None
+        self.declared_cpu: tuple[str, str] | None = None
+        self.boot_delay = 0.0
+        self._vm_names: list[str] = []
+        self._next_pid = 1000
+        self._next_module = 2
+        self._panic_text = ""
+        self.files = FileSystem(lambda: list(self._vm_names))
+        self.shell = Shell(self.files, self.find_program)
+        self.machine = Machine(
+            vendor, state / "machine", Listener(self._console, self._exited, self.log, self._panicked)
+        )
+        self._install_files()
+
+    def _install_files(self) -> None:
+        self.files.write("/boot/kernel/vmm.ko", f"{MODULE_HEADER}\n".encode(), mode=0o555)
+        self.files.write("/boot/kernel/nmdm.ko", b"vmmcheck nmdm.ko\n", mode=0o555)
+        self.files.write("/boot/kernel/cpuctl.ko", b"vmmcheck cpuctl.ko\n", mode=0o555)
+        self.files.write("/etc/hostid", f"{uuid.uuid5(uuid.NAMESPACE_DNS, self.vendor)}\n".encode())
+
+    # --- power and boots ---------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Switch the machine on and come up with a new boot identifier."""
+        if self.boot_delay:
+            CLOCK.sleep(self.boot_delay)
+        with self.lock:
+            self.messages.clear()
+            self.kenv = {"kernelname": "/boot/kernel/kernel", "smbios.system.product": IDENT}
+            self.modules.clear()
+            self.processes.clear()
+            self.witness.clear()
+            self._vm_names.clear()
+            self._next_module = 2
+            self.files.forget_volatile()
+            self.boot_id = uuid.uuid4().hex
+            self.boot_time = time.time()
+            self._panic_text = ""
+        self.hello = self.machine.power_on()
+        self.log(f"FreeBSD {RELEASE} {IDENT} amd64")
+        self.log(f"CPU: {self.hello.brand}")
+        self.log(f"FreeBSD/SMP: Multiprocessor System Detected: {self.hello.ncpu} CPUs")
+        self.booted.set()
+
+    def shutdown(self) -> None:
+        """Power off at once: whatever ran is gone."""
+        self.booted.clear()
+        self.machine.power_off()
+        with self.lock:
+            gone = list(self.processes.values())
+            self.processes.clear()
+        for process in gone:
+            self._finish(process, EXIT_KILLED, "")
+        self.cut_links()
+
+    def reboot(self) -> None:
+        self.shutdown()
+        self.boot()
+
+    def crash(self, text: str) -> None:
+        """Go down, leave a dump behind when there was a panic message, and come up again."""
+        self.shutdown()
+        if text:
+            number = len([name for name in self.files.listing("/var/crash") if name.startswith("core.txt.")])
+            dump = "".join(f"{line}\n" for line in (*self.messages, f"panic: {text}"))
+            self.files.write(f"/var/crash/core.txt.{number}", dump.encode())
+            self.files.write(f"/var/crash/info.{number}", f"Panic String: {text}\n".encode())
+        self.boot()
+
+    def _panicked(self, text: str) -> None:
+        self.console.append(f"panic: {text}")
+        self.log(f"panic: {text}")
+        self._panic_text = text
+        threading.Thread(target=self.crash, args=(text,), daemon=True).start()
+
+    # --- what the kernel tells ----------------------------------------------------------------------------
+
+    def log(self, text: str) -> None:
+        lines = text.rstrip("\n").split("\n")
+        self.messages.extend(lines)
+        self.console.extend(lines)
+
+    def _process_of(self, vm: str) -> Process | None:
+        return next((process for process in self.processes.values() if process.vm == vm), None)
+
+    def _console(self, vm: str, data: bytes) -> None:
+        process = self._process_of(vm)
+        if process is not None:
+            process.out.write(data)
+
+    def _exited(self, vm: str, status: int, errors: str) -> None:
+        process = self._process_of(vm)
+        if process is None:
+            return
+        with self.lock:
+            self.processes.pop(process.pid, None)
+        self.machine.release()
+        self._finish(process, status, errors)
+
+    @staticmethod
+    def _finish(process: Process, status: int, errors: str) -> None:
+        if process.status is None:
+            process.status = status
+        process.errors += errors
+        process.out.close()
+        process.ended.set()
+
+    # --- virtual machines --------------------------------------------------------------------------------------
+
+    def vm_names(self) -> list[str]:
+        return list(self._vm_names)
+
+    def refresh_vms(self) -> None:
+        """Ask the kernel which virtual machines exist: /dev/vmm shows those."""
+        if self.module("vmm.ko") is None:
+            self._vm_names = []
+            return
+        self._vm_names = self.machine.request(Code.VM_LIST).decode().split()
+
+    def start_bhyve(self, vm: str, command: str, flags: int, pin: int | None) -> Process:
+        """Start the vCPU thread of an existing VM; raises :class:`KernelError`."""
+        with self.lock:
+            self._next_pid += 1
+            process = Process(self._next_pid, vm, command, cpu=pin)
+            self.processes[process.pid] = process
+        # The machine runs from here until the process ends, not just while it is asked something.
+        self.machine.hold()
+        try:
+            self.machine.vm_request(Code.RUN, vm, struct.pack("<IIi", 1, flags, -1 if pin is None else pin))
+        except (KernelError, EmulatorFailed):
+            self.machine.release()
+            self.processes.pop(process.pid, None)
+            raise
+        return process
+
+    def kill_process(self, process: Process, status: int) -> None:
+        """End a bhyve as a signal does; its VM stays."""
+        process.status = status
+        self.machine.vm_request(Code.KILL, process.vm)
+
+    def stop_process(self, process: Process, stopped: bool) -> None:
+        """SIGSTOP and SIGCONT."""
+        self.machine.vm_request(Code.STOP, process.vm, struct.pack("<I", stopped))
+
+    def destroy_vm(self, vm: str) -> None:
+        process = self._process_of(vm)
+        if process is not None:
+            process.status = EXIT_GONE
+            process.errors += f"vm_run error -1, errno {ENXIO}\n"
+        self.machine.vm_request(Code.VM_DESTROY, vm)
+        self.refresh_vms()
+
+    # --- modules ----------------------------------------------------------------------------------------------------
+
+    def module(self, name: str) -> Module | None:
+        return next((module for module in self.modules if module.name == name), None)
+
+    def add_module(self, path: str, modules: tuple[str, ...]) -> Module:
+        module = Module(self._next_module, path.rsplit("/", 1)[-1], path, modules)
+        self._next_module += 1
+        self.modules.append(module)
+        return module
+
+    # --- programs ---------------------------------------------------------------------------------------------------
+
+    def find_program(self, name: str) -> Program | None:
+        """A built-in by its name, or an uploaded file that stands for one (``vmmwitness``)."""
+        base = name.rsplit("/", 1)[-1]
+        if "/" in name and base == "vmmwitness" and not self.files.exists(FileSystem.resolve(name)):
+            return None
+        return self.programs.get(base)
+
+    @property
+    def ncpu(self) -> int:
+        return self.hello.ncpu if self.hello is not None else os.cpu_count() or 1
+

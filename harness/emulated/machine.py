@@ -1,0 +1,199 @@
+"""The emulated machine behind a host: Bochs with the reference hypervisor, switched on and off like a real one."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.bochs import BochsConfig, BochsMachine, RamImage
+from harness.build.reference import KERNEL_ADDRESS, MEMORY, NCPU, build_reference_hypervisor
+from harness.emulated.ctl import Code, ControlChannel, Event, KernelError, name_field
+from harness.errors import EmulatorFailed
+from harness.timing import Deadline
+
+PAGE = 4096
+ENOENT = 2
+
+#: Seconds for the kernel to come up; it takes about a fifth of one.
+BOOT_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the kernel says of its processor."""
+
+    vendor: str
+    signature: int
+    brand: str
+    svm_features: int
+    svm_asids: int
+    ncpu: int
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Hello:
+        _, _, ncpu, vendor, signature, brand, features, asids, _ = struct.unpack_from("<III12sI48sIIQ", data)
+        return cls(vendor.decode(), signature, brand.rstrip(b"\0 ").decode().strip(), features, asids, ncpu)
+
+    @property
+    def family(self) -> int:
+        """CPUID family with the extended family added (SDM volume 2, CPUID)."""
+        base = self.signature >> 8 & 0xF
+        return base + (self.signature >> 20 & 0xFF) if base == 0xF else base
+
+    @property
+    def model(self) -> int:
+        return (self.signature >> 4 & 0xF) | (self.signature >> 12 & 0xF0)
+
+    @property
+    def stepping(self) -> int:
+        return self.signature & 0xF
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told what the kernel reports by itself."""
+
+    console: Callable[[str, bytes], None]
+    exited: Callable[[str, int, str], None]
+    message: Callable[[str], None]
+    panic: Callable[[str], None]
+
+
+class Machine:
+    """Power on, power off, and requests while it is on. The emulator stands still while nobody needs it."""
+
+    def __init__(self, vendor: str, folder: Path, listener: Listener) -> None:
+        self.vendor = vendor
+        self._folder = folder
+        self._listener = listener
+        self._bochs: BochsMachine | None = None
+        self._channel: ControlChannel | None = None
+        self._ready = threading.Event()
+        self._busy = 0
+        self._busy_lock = threading.Lock()
+        self._cpu_seconds = 0.0
+
+    # --- power -----------------------------------------------------------------------------------------
+
+    @property
+    def is_on(self) -> bool:
+        return self._bochs is not None and self._bochs.alive()
+
+    @property
+    def pid(self) -> int:
+        return self._bochs.pid if self._bochs is not None else 0
+
+    def power_on(self) -> Hello:
+        """Boot; raises :class:`EmulatorFailed` when the kernel does not come up."""
+        firmware, kernel = build_reference_hypervisor()
+        self._ready.clear()
+        config = BochsConfig(
+            self.vendor,
+            self._folder,
+            firmware.binary,
+            ncpu=NCPU,
+            memory=MEMORY,
+            ram_images=(RamImage(kernel.binary, KERNEL_ADDRESS),),
+        )
+        self._bochs = BochsMachine(config)
+        self._channel = ControlChannel(self._bochs.serial_fd, self._on_event)
+        if not self._ready.wait(BOOT_SECONDS):
+            self.power_off()
+            raise EmulatorFailed(f"The reference hypervisor did not boot within {BOOT_SECONDS:g} s.")
+        hello = Hello.unpack(self.request(Code.HELLO))
+        self._rest()
+        return hello
+
+    def power_off(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        if self._bochs is not None:
+            self._bochs.resume()
+            self._cpu_seconds += self._bochs.cpu_seconds()
+            self._bochs.kill()
+        self._bochs = self._channel = None
+        self._busy = 0
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all emulators of this machine so far."""
+        return self._cpu_seconds + (self._bochs.cpu_seconds() if self._bochs is not None else 0.0)
+
+    # --- standing still ------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Somebody needs the machine to run (a request, or a running guest); pairs with :meth:`release`."""
+        with self._busy_lock:
+            self._busy += 1
+            if self._busy == 1 and self._bochs is not None:
+                self._bochs.resume()
+
+    def release(self) -> None:
+        with self._busy_lock:
+            self._busy = max(0, self._busy - 1)
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._busy == 0 and self._bochs is not None:
+            self._bochs.pause()
+
+    # --- requests -----------------------------------------------------------------------------------------
+
+    def request(self, code: int, payload: bytes = b"", *, seconds: float = 10.0) -> bytes:
+        """One request; raises :class:`KernelError`, or :class:`EmulatorFailed` when the machine is off or dead."""
+        channel = self._channel
+        if channel is None:
+            raise EmulatorFailed("The emulated machine is switched off.")
+        self.hold()
+        try:
+            return channel.request(code, payload, seconds=seconds)
+        finally:
+            self.release()
+
+    def vm_request(self, code: int, name: str, payload: bytes = b"") -> bytes:
+        return self.request(code, name_field(name) + payload)
+
+    def map_rom(self, name: str, image: bytes) -> None:
+        """Map ``image`` so that it ends at 4 GiB, sending only the pages that the kernel does not have yet."""
+        pages = [image[at : at + PAGE].ljust(PAGE, b"\0") for at in range(0, len(image), PAGE)]
+        keys = [int.from_bytes(hashlib.sha256(page).digest()[:8], "little") if any(page) else 0 for page in pages]
+        table = b"".join(key.to_bytes(8, "little") for key in keys)
+        for _ in range(len(pages) + 1):
+            try:
+                self.vm_request(Code.ROM_MAP, name, table)
+                return
+            except KernelError as error:
+                if error.errno != ENOENT or len(error.data) < 8:
+                    raise
+                missing = int.from_bytes(error.data[:8], "little")
+                self.request(Code.ROM_PAGE, error.data[:8] + pages[keys.index(missing)])
+        raise EmulatorFailed("The kernel's cache of ROM pages is too small for this image.")
+
+    def _on_event(self, code: int, payload: bytes) -> None:
+        if code == Event.KLOG:
+            text = payload.decode("utf-8", "replace")
+            if "ready" in text:
+                self._ready.set()
+            self._listener.message(text)
+        elif code == Event.PANIC:
+            self._listener.panic(payload.decode("utf-8", "replace"))
+        elif code in (Event.CONSOLE_OUT, Event.EXITED):
+            name = payload[:32].rstrip(b"\0").decode()
+            if code == Event.CONSOLE_OUT:
+                self._listener.console(name, payload[32:])
+            else:
+                status = int.from_bytes(payload[32:36], "little", signed=True)
+                self._listener.exited(name, status, payload[36:].decode("utf-8", "replace"))
+
+    def wait_dead(self, deadline: Deadline) -> bool:
+        """Wait until the emulator ended by itself."""
+        if self._bochs is None:
+            return True
+        try:
+            self._bochs.wait(deadline)
+        except EmulatorFailed:
+            return False
+        return True

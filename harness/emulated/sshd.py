@@ -1,0 +1,138 @@
+"""Real SSH on loopback: one known user, one key, every command through the shell."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import paramiko
+
+from harness.emulated.host import EmulatedHost
+from harness.emulated.shell import Context
+from harness.emulated.streams import Function
+
+USER = "root"
+#: A channel's write blocks until the client reads; a client that is gone must not block for ever.
+WRITE_SECONDS = 30.0
+
+
+def load_key(path: Path) -> paramiko.Ed25519Key:
+    """The key in ``path``, generated on first use."""
+    if not path.exists():
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        data = Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        )
+        path.touch(mode=0o600)
+        path.write_bytes(data)
+    return paramiko.Ed25519Key(filename=str(path))
+
+
+class _Session(paramiko.ServerInterface):
+    def __init__(self, server: SshServer) -> None:
+        self._server = server
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        if username == USER and key == self._server.client_key:
+            return paramiko.common.AUTH_SUCCESSFUL
+        return paramiko.common.AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        if kind == "session":
+            return paramiko.common.OPEN_SUCCEEDED
+        return paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        threading.Thread(target=self._server.run, args=(channel, command.decode()), daemon=True).start()
+        return True
+
+
+class _ChannelReader:
+    """The channel's input as a stream."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+
+    def read(self, limit: int = 65536) -> bytes:
+        try:
+            return self._channel.recv(limit)
+        except OSError:
+            return b""
+
+
+class SshServer:
+    """Accepts connections while the host is up; :meth:`cut` drops them all, as a dying host does."""
+
+    def __init__(self, host: EmulatedHost, keys: Path) -> None:
+        self._host = host
+        keys.mkdir(parents=True, exist_ok=True)
+        self.host_key = load_key(keys / "host_key")
+        self.client_key = load_key(keys / "client_key")
+        self.identity = keys / "client_key"
+        self._transports: list[paramiko.Transport] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.refuse = False
+        threading.Thread(target=self._accept, name="sshd", daemon=True).start()
+
+    def cut(self) -> None:
+        for transport in self._transports:
+            with suppress(Exception):
+                transport.sock.close()
+                transport.close()
+        self._transports.clear()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.refuse or not self._host.booted.is_set():
+                client.close()
+                continue
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport = paramiko.Transport(client)
+        transport.add_server_key(self.host_key)
+        with suppress(paramiko.SSHException, EOFError, OSError):
+            transport.start_server(server=_Session(self))
+            self._transports.append(transport)
+
+    def run(self, channel: paramiko.Channel, command: str) -> None:
+        """Run one command on its channel and report its exit status."""
+        channel.settimeout(None)
+        context = Context(
+            _ChannelReader(channel), Function(channel.sendall), Function(channel.sendall_stderr), {"?": "0"}
+        )
+        try:
+            status = self._host.shell.run_text(command, context)
+            channel.send_exit_status(status)
+        except (OSError, BrokenPipeError, EOFError):
+            # The client went away, or the host did: nobody is there to be told.
+            pass
+        except Exception as error:
+            self._host.log(f"vmmcheck-emulated: internal error in '{command[:80]}': {error!r}")
+            with suppress(OSError):
+                channel.send_exit_status(70)
+        finally:
+            with suppress(OSError, EOFError):
+                channel.close()
+
+
+def fingerprint(key: paramiko.PKey) -> str:
+    """``SHA256:...`` as ssh-keygen -l prints it."""
+    return str(key.fingerprint)
