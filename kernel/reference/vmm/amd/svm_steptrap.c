@@ -23,6 +23,7 @@ struct gate {
 
 extern char svm_debug_trap[];
 uint64_t svm_host_debug_trap;		/* where all other debug exceptions go on */
+static uint8_t host_debug_ist;
 
 static struct gate *
 debug_gate(void)
@@ -45,11 +46,17 @@ svm_steptrap_install(void)
 
 	svm_host_debug_trap = (uint64_t)gate->offset_low | (uint64_t)gate->offset_middle << 16 |
 	    (uint64_t)gate->offset_high << 32;
+	host_debug_ist = gate->ist;
+	/* The stack of an IST entry would be looked up in the guest's TSS. */
+	gate->ist = 0;
 	set_offset(gate, (uintptr_t)svm_debug_trap);
 }
 
 void
 svm_steptrap_remove(void)
 {
-	set_offset(debug_gate(), svm_host_debug_trap);
+	struct gate *gate = debug_gate();
+
+	set_offset(gate, svm_host_debug_trap);
+	gate->ist = host_debug_ist;
 }
