@@ -181,6 +181,7 @@ _Static_assert(sizeof(struct vmcs) == 4096, "a VMCS region is one page");
 #define PROCBASED2_ENABLE_EPT		(1u << 1)
 #define PROCBASED2_ENABLE_RDTSCP	(1u << 3)
 #define PROCBASED2_ENABLE_VPID		(1u << 5)
+#define PROCBASED2_WBINVD_EXITING	(1u << 6)
 #define PROCBASED2_UNRESTRICTED_GUEST	(1u << 7)
 #define PROCBASED2_ENABLE_INVPCID	(1u << 12)
 

@@ -9,6 +9,10 @@
 #define	FEATURE_CONTROL_LOCK		(1ull << 0)
 #define	FEATURE_CONTROL_VMX_EN		(1ull << 2)
 
+/* EPT pointer (SDM volume 3, 25.6.11): tables cached write-back, a walk of four levels. */
+#define	EPTP_MEMORY_TYPE_WB		6ull
+#define	EPTP_PWL_4			(3ull << 3)
+
 static _Alignas(4096) struct vmcs vmxon_region[MAXCPU];
 static volatile bool vmxon_enabled[MAXCPU];
 
@@ -102,7 +106,7 @@ vmx_init(struct vm *vm, struct pmap *pmap)
 	if (vmx == NULL)
 		return (NULL);
 	vmx->vm = vm;
-	vmx->eptp = pmap_eptp(pmap);
+	vmx->eptp = pmap_root(pmap) | EPTP_MEMORY_TYPE_WB | EPTP_PWL_4;
 	vmx->msr_bitmap = contigalloc(1);
 	if (vmx->msr_bitmap == NULL) {
 		vmx_cleanup(vmx);
@@ -126,4 +130,5 @@ const struct vmm_ops vmm_ops_intel = {
 	.setdesc = vmx_setdesc,
 	.getcap = vmx_getcap,
 	.setcap = vmx_setcap,
+	.sysctl = vmx_sysctl,
 };

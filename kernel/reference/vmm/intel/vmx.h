@@ -76,17 +76,14 @@ struct vmxcap {
 
 #define NOCPU	(-1)
 
-/* An NMI that comes while %rsp still is that of the context, right behind a VM exit, finds this room below it. */
-#define NMI_ROOM	2048
-
 /* One per vCPU. */
 struct vmx_vcpu {
 	struct vmx	*vmx;
 	struct vcpu	*vcpu;
 	struct vmcs	*vmcs;
 	uint64_t	vmcs_pa;
-	_Alignas(16) uint8_t nmi_room[NMI_ROOM];
-	struct vmxctx	ctx;		/* the host's stack pointer at VM exit points to it */
+	/* %rsp points here right behind a VM exit: whatever can come then, NMIs, has a stack of its own. */
+	struct vmxctx	ctx;
 	struct vmxcap	cap;
 	uint64_t	guest_msrs[GUEST_MSR_NUM];
 	uint64_t	guest_xcr0;

@@ -108,8 +108,6 @@ set_cr_masks(void)
 	vmx_settings.cr0_ones_mask &= ~(CR0_PG | CR0_PE);
 	/* Caching is the host's affair. */
 	vmx_settings.cr0_zeros_mask |= CR0_NW | CR0_CD;
-	vmx_settings.cr0_ones_mask &= 0xffffffff;
-	vmx_settings.cr0_zeros_mask &= 0xffffffff;
 
 	fixed0 = rdmsr(MSR_VMX_CR4_FIXED0);
 	fixed1 = rdmsr(MSR_VMX_CR4_FIXED1);
@@ -151,6 +149,7 @@ set_procbased2(void)
 	    (ept_cap & VPID_CAP_INVVPID) != 0 && (ept_cap & VPID_CAP_INVVPID_SINGLE) != 0;
 	vmx_settings.cap_invpcid = ctl_allowed(MSR_VMX_PROCBASED_CTLS2, PROCBASED2_ENABLE_INVPCID);
 	vmx_settings.cap_rdtscp = ctl_allowed(MSR_VMX_PROCBASED_CTLS2, PROCBASED2_ENABLE_RDTSCP);
+	vmx_settings.cap_wbinvd_exit = ctl_allowed(MSR_VMX_PROCBASED_CTLS2, PROCBASED2_WBINVD_EXITING);
 	if (vmx_settings.cap_rdtscp)
 		vmx_settings.procbased_ctls2 |= PROCBASED2_ENABLE_RDTSCP;
 	return (0);
@@ -192,8 +191,8 @@ vmx_settings_init(void)
 	return (set_procbased2());
 }
 
-bool
-vmx_sysctl(const char *name, uint64_t *value)
+int
+vmx_sysctl(const char *name, char *buf, size_t size)
 {
 	const struct vmx_settings *s = &vmx_settings;
 	const struct { const char *name; uint64_t value; } values[] = {
@@ -205,7 +204,7 @@ vmx_sysctl(const char *name, uint64_t *value)
 		{ "no_flush_rsb", s->no_flush_rsb },
 		{ "l1d_flush", 0 },
 		{ "l1d_flush_sw", 0 },
-		{ "posted_interrupt_vector", (uint64_t)-1 },
+		{ "posted_interrupt_vector", 0 },
 		{ "vpid_alloc_failed", 0 },
 		{ "cap.halt_exit", s->cap_halt_exit },
 		{ "cap.pause_exit", s->cap_pause_exit },
@@ -214,7 +213,7 @@ vmx_sysctl(const char *name, uint64_t *value)
 		{ "cap.invpcid", s->cap_invpcid },
 		{ "cap.rdtscp", s->cap_rdtscp },
 		{ "cap.rdpid", 0 },
-		{ "cap.wbinvd_exit", 0 },
+		{ "cap.wbinvd_exit", s->cap_wbinvd_exit },
 		{ "cap.tpr_shadowing", 0 },
 		{ "cap.virtual_interrupt_delivery", 0 },
 		{ "cap.posted_interrupts", 0 },
@@ -222,12 +221,12 @@ vmx_sysctl(const char *name, uint64_t *value)
 	static const char prefix[] = "hw.vmm.vmx.";
 
 	if (strncmp(name, prefix, sizeof(prefix) - 1) != 0)
-		return (false);
+		return (ENOENT);
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
 		if (strcmp(name + sizeof(prefix) - 1, values[i].name) == 0) {
-			*value = values[i].value;
-			return (true);
+			snprintf(buf, size, "%lu", values[i].value);
+			return (0);
 		}
 	}
-	return (false);
+	return (ENOENT);
 }

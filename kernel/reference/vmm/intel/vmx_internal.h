@@ -36,7 +36,7 @@ struct vmx_settings {
 	uint64_t cr4_ones_mask, cr4_zeros_mask;
 	uint32_t preemption_timer;	/* 0: the processor has none */
 	bool cap_halt_exit, cap_pause_exit, cap_monitor_trap, cap_unrestricted_guest, cap_invpcid, cap_rdtscp;
-	bool cap_vpid;
+	bool cap_wbinvd_exit, cap_vpid;
 	bool trace_guest_exceptions;
 	bool no_flush_rsb;
 };
@@ -48,8 +48,8 @@ uint32_t vmx_revision(void);
 /* Control register values with the bits the processor insists on. */
 uint64_t vmx_fix_cr0(uint64_t cr0);
 uint64_t vmx_fix_cr4(uint64_t cr4);
-/* hw.vmm.vmx.*: the values in effect; false for a name that is not one of them. */
-bool	 vmx_sysctl(const char *name, uint64_t *value);
+/* hw.vmm.vmx.*: the values in effect; ENOENT for a name that is not one of them. */
+int	 vmx_sysctl(const char *name, char *buf, size_t size);
 
 /* vmx_vcpu.c */
 void	*vmx_vcpu_init(void *vmi, struct vcpu *vcpu, int vcpuid);
