@@ -12,16 +12,28 @@
 
 uint64_t svm_percpu_dr[MAXCPU][4];
 
-static inline void
+/*
+ * While GIF is clear, processors discard the traps of single-stepping (APM volume 2, 15.17). Bochs delivers them, also
+ * where per-CPU data and TR are the guest's: so the host's TF is off for as long, which comes to the same.
+ */
+static inline uint64_t
 disable_gintr(void)
 {
+	uint64_t tf;
+
 	__asm__ __volatile__("clgi" : : : "memory");
+	tf = read_rflags() & PSL_T;
+	if (tf != 0)
+		write_rflags(read_rflags() & ~PSL_T);
+	return (tf);
 }
 
 static inline void
-enable_gintr(void)
+enable_gintr(uint64_t tf)
 {
 	__asm__ __volatile__("stgi" : : : "memory");
+	if (tf != 0)
+		write_rflags(read_rflags() | PSL_T);
 }
 
 /* One stay in the guest. GIF is clear, everything is decided; on return the host is whole except for TR and LDTR. */
@@ -78,11 +90,11 @@ svm_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *evinf
 	svm_msr_guest_enter(vcpu);
 
 	do {
+		uint64_t tf = disable_gintr();
 		uint16_t ldt_sel;
 
-		disable_gintr();
 		if (vm_exit_wanted(vcpu->vcpu, evinfo, state->rip)) {
-			enable_gintr();
+			enable_gintr(tf);
 			break;
 		}
 		ldt_sel = sldt();
@@ -93,7 +105,7 @@ svm_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *evinf
 
 		restore_host_tss();
 		lldt(ldt_sel);
-		enable_gintr();
+		enable_gintr(tf);
 
 		vcpu->nextrip = state->rip;
 		handled = svm_vmexit(vcpu, vme);
