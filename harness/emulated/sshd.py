@@ -50,7 +50,7 @@ class _Session(paramiko.ServerInterface):
         return paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=self._server.run, args=(channel, command.decode()), daemon=True).start()
+        self._server.pending[channel] = command.decode()
         return True
 
 
@@ -77,6 +77,8 @@ class SshServer:
         self.client_key = load_key(keys / "client_key")
         self.identity = keys / "client_key"
         self._transports: list[paramiko.Transport] = []
+        #: Commands accepted, but whose request has not been answered yet.
+        self.pending: dict[paramiko.Channel, str] = {}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.refuse = False
@@ -107,6 +109,18 @@ class SshServer:
     def _serve(self, client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = paramiko.Transport(client)
+        # The answer to an exec request must be on its way before the command can finish: paramiko sends it when
+        # this handler returns, so the command starts behind the handler and not inside of it.
+        table = dict(transport._channel_handler_table)
+        handle = table[paramiko.common.MSG_CHANNEL_REQUEST]
+
+        def handle_then_start(channel: paramiko.Channel, message: paramiko.Message) -> None:
+            handle(channel, message)
+            command = self.pending.pop(channel, None)
+            if command is not None:
+                threading.Thread(target=self.run, args=(channel, command), daemon=True).start()
+
+        transport._channel_handler_table = table | {paramiko.common.MSG_CHANNEL_REQUEST: handle_then_start}
         transport.add_server_key(self.host_key)
         with suppress(paramiko.SSHException, EOFError, OSError):
             transport.start_server(server=_Session(self))
@@ -124,7 +138,7 @@ class SshServer:
         except (OSError, BrokenPipeError, EOFError):
             # The client went away, or the host did: nobody is there to be told.
             pass
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a defect of ours is told to the client, not to this thread
             self._host.log(f"vmmcheck-emulated: internal error in '{command[:80]}': {error!r}")
             with suppress(OSError):
                 channel.send_exit_status(70)

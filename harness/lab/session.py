@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import ConfigError
-from harness.inventory import BareHost, Host
+from harness.inventory import BareHost, EmulatedHost, Host
 from harness.lab.platforms import platform_of
+from harness.lab.ssh_session import SshSession
 from harness.recording import NullRecorder, Recorder
 from harness.subjects import Platform, Subject
 from harness.subjects.bare import BareSubject
@@ -30,8 +32,8 @@ class HostSession(Protocol):
     def explain(self, error: Exception) -> Exception:
         """What an error of an item really was: the boot identifier decides between product and lab."""
 
-    def close(self) -> None:
-        """Leave the host as it was found."""
+    def close(self) -> dict[str, Any]:
+        """Leave the host as it was found; what was spent, for the report."""
 
 
 class BareSession:
@@ -54,12 +56,14 @@ class BareSession:
     def explain(self, error: Exception) -> Exception:
         return error
 
-    def close(self) -> None:
-        pass
+    def close(self) -> dict[str, Any]:
+        return {"bochs_seconds": round(self._subject.bochs_seconds, 3)}
 
 
-def open_session(alias: str, host: Host, reach: Mapping[str, str]) -> HostSession:
+def open_session(alias: str, host: Host, reach: Mapping[str, str], run_folder: Path | None) -> HostSession:
     """The session for a host of the inventory, not opened yet; ``reach`` is what its launcher told of it."""
     if isinstance(host, BareHost):
         return BareSession(alias, host)
+    if isinstance(host, EmulatedHost):
+        return SshSession(platform_of(alias, host), reach, run_folder)
     raise ConfigError(f"Hosts of kind '{host.kind}' cannot be driven yet (host '{alias}').")

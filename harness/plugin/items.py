@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Generator
@@ -88,8 +89,8 @@ class ItemRunner:
 
     def pytest_sessionfinish(self) -> None:
         for alias, session in self._sessions.items():
-            if alias not in self._broken:
-                session.close()
+            with contextlib.suppress(VmmcheckError):
+                self.facts.setdefault(alias, {}).update(session.close())
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
             output["vmmcheck_facts"] = json.dumps(self.facts)
@@ -105,7 +106,8 @@ class ItemRunner:
             raise self._broken[alias]
         if alias not in self._sessions:
             try:
-                session = open_session(alias, self._lab.hosts[alias], self._lab.reach.get(alias, {}))
+                host, reach = self._lab.hosts[alias], self._lab.reach.get(alias, {})
+                session = open_session(alias, host, reach, self._lab.run_dir)
                 self._sessions[alias] = session
                 self.facts[alias] = session.open()
             except VmmcheckError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.guest import Program, Result
+from harness.hosts.state import HostDebugState, SentinelReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,6 @@ class Platform:
     emulated: bool
     capabilities: frozenset[str]
     ncpu: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class HostDebugState:
-    """Debug registers of a host CPU (or of a host thread, without ``debugctl``)."""
-
-    dr0: int = 0
-    dr1: int = 0
-    dr2: int = 0
-    dr3: int = 0
-    dr6: int = 0xFFFF0FF0
-    dr7: int = 0x400
-    debugctl: int = 0
 
 
 class RunningGuest(Protocol):
@@ -75,18 +63,9 @@ class RunningGuest(Protocol):
 class Sentinel(Protocol):
     """An ordinary host process with debug registers of its own that touches its own variable."""
 
-    def stop(self) -> SentinelReport: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SentinelReport:
-    """What a sentinel saw: accesses made, hits of its own watch, traps it cannot explain, registers at the end."""
-
     address: int
-    touches: int
-    hits: int
-    foreign: int
-    registers: HostDebugState
+
+    def stop(self) -> SentinelReport: ...
 
 
 class HostActions(Protocol):

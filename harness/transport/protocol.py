@@ -1,0 +1,68 @@
+"""What the rest of the harness knows of a connection to a host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.recording import Recorder
+from harness.timing import Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """A finished command: its text, exit status, whole output, start (wall clock) and duration in seconds."""
+
+    command: str
+    status: int
+    stdout: bytes
+    stderr: bytes
+    started: float
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """Standard output as text, without the closing newline."""
+        return self.stdout.decode("utf-8", "replace").rstrip("\n")
+
+
+class RemoteProcess(Protocol):
+    """A command that still runs."""
+
+    def write(self, data: bytes) -> None:
+        """Send to its standard input, which stays open."""
+
+    def read(self, deadline: Deadline) -> bool:
+        """Take in output that has arrived, waiting for some; false once the process has ended."""
+
+    @property
+    def stdout(self) -> bytes:
+        """Everything received so far."""
+
+    @property
+    def stderr(self) -> bytes: ...
+
+    def close_stdin(self) -> None: ...
+
+    def wait(self, deadline: Deadline) -> CommandResult:
+        """Wait for the end; raises ``CommandTimeout``, ``SshLost``."""
+
+    def close(self) -> None:
+        """Stop listening to it; the command itself is not ended by that."""
+
+
+class Transport(Protocol):
+    """One connection. No command is ever repeated by it."""
+
+    recorder: Recorder
+
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline) -> CommandResult:
+        """Run a shell command to its end. Raises ``SshLost`` and ``CommandTimeout``; a nonzero status is a result."""
+
+    def start(self, command: str, *, deadline: Deadline) -> RemoteProcess:
+        """Start a command and leave its standard input open."""
+
+    def alive(self) -> bool:
+        """Whether the connection still stands, as far as this side knows."""
+
+    def close(self) -> None: ...
