@@ -3,6 +3,7 @@
 
 #define COM1		0x3f8
 #define PORT_TESTDEV	0xf4
+#define PORT_POST80	0x80		/* accepted even with -e */
 #define PORT_POST84	0x84		/* registered for input only: output aborts the process */
 #define PORT_RESET	0xcf9
 #define RESET_CPU	0x04
@@ -39,8 +40,8 @@ output(struct bhyve *bhyve, uint16_t port, uint32_t value)
 		if ((value & SLP_EN_S5) == SLP_EN_S5)
 			(void)vm_suspend(bhyve->vm, VM_SUSPEND_POWEROFF);
 		return (INOUT_OK);
-	case 0x80:
-		return (bhyve->flags & RUN_STRICT_IO ? INOUT_ABORT : INOUT_OK);
+	case PORT_POST80:
+		return (INOUT_OK);
 	}
 	return (bhyve->flags & RUN_STRICT_IO ? INOUT_ABORT : INOUT_OK);
 }

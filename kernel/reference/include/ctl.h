@@ -54,6 +54,13 @@
 #define CTL_SENTINEL_START	0x56	/* u32 id, u32 cpu, u64 dr0-3, dr6, dr7, u32 touches a slice -> u64 address */
 #define CTL_SENTINEL_STOP	0x57	/* u32 id -> u64 touches, hits, foreign, dr0-3, dr6, dr7 */
 #define CTL_WITNESS_ADDRESS	0x58	/* -> u64 */
+#define CTL_FBT_LIST		0x60	/* u64 function, u32 size -> i32 offset of the entry probe (-1: none), u32 returns,
+					 * u32 offset[returns] */
+#define CTL_FBT_ENABLE		0x61	/* u32 id (0-15), u64 function, u32 size, u32 what (1 entry, 2 return) -> u32 probes;
+					 * EBUSY, ENOENT: no such probe */
+#define CTL_FBT_READ		0x62	/* u32 at most -> records (struct fbt_record of fbt.h), each is handed out once */
+#define CTL_FBT_DISABLE		0x63	/* u32 id -> u64 entries, returns, dropped records */
+#define CTL_FBT_COUNTS		0x64	/* the same, without disabling */
 #define CTL_MISBEHAVE		0x70	/* u32 kind: 1 panic, 2 hang, 3 triple fault */
 
 #define CTL_EV_CONSOLE_OUT	0x80	/* name, bytes */

@@ -62,7 +62,7 @@ void	 smp_rendezvous(void (*function)(void *), void *arg);
 void	 cpu_kick(int cpu);		/* an NMI: whatever runs there, it exits the guest */
 void	 cpu_setup(int cpu);
 void	 restore_host_tss(void);
-void	 apic_timer_start(void);
+void	 apic_timer_start(uint32_t ticks);	/* a tick each so many of the usual ones */
 void	 apic_eoi(void);
 void	 nmi_tick_start(void);		/* kern/nmitick.c */
 

@@ -40,7 +40,9 @@ struct pcpu {
 	uint64_t	pc_magic;	/* offset 8 */
 	struct thread	*pc_curthread;	/* offset 16 */
 	int		pc_cpuid;	/* offset 24 */
-	uint32_t	pc_apicid;
+	uint32_t	pc_apicid;	/* offset 28 */
+	volatile uint64_t pc_steps;	/* offset 32: traps of stepping the host through VM entry */
+	volatile bool	pc_step;	/* offset 40: it is wanted */
 	struct thread	*pc_idlethread;
 	volatile uint32_t pc_ast;	/* something else wants to run here: leave the guest */
 	volatile bool	pc_in_guest;	/* inside vmm_ops.run() since pc_guest_since (TSC) */
@@ -48,8 +50,6 @@ struct pcpu {
 	uint64_t	pc_ticks;	/* timer interrupts taken */
 	uint64_t	pc_nmis;
 	/* Host witnesses (kern/witness.c): what #DB handlers counted on this CPU. */
-	volatile bool	pc_step;	/* single-step the host through VM entry */
-	volatile uint64_t pc_steps;
 	volatile uint64_t pc_tf_lost;
 	volatile uint64_t pc_entries;
 	volatile uint64_t pc_hits;
@@ -108,5 +108,7 @@ uint64_t host_idt_base(void);
 
 _Static_assert(__builtin_offsetof(struct pcpu, pc_curthread) == 16, "%gs:16 is curthread");
 _Static_assert(__builtin_offsetof(struct pcpu, pc_cpuid) == 24, "%gs:24 is curcpu");
+_Static_assert(__builtin_offsetof(struct pcpu, pc_steps) == 32, "kern/debugtrap.S");
+_Static_assert(__builtin_offsetof(struct pcpu, pc_step) == 40, "kern/debugtrap.S");
 
 #endif

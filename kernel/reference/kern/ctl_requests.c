@@ -2,10 +2,12 @@
 #include "cpufunc.h"
 #include "ctl.h"
 #include "ctl_internal.h"
+#include "fbt.h"
 #include "vm.h"
 
 #define NAME		VM_NAMELEN
 #define ROM_CACHE	96
+#define STEP_TICKS	20	/* so many times longer is the way into a guest when every instruction traps */
 
 /* A reader of the request's payload and a writer of the answer. */
 struct args {
@@ -209,9 +211,11 @@ witness(struct args *a, uint8_t code)
 	case CTL_WITNESS_STEP:
 		if (take(a, 4) != 0) {
 			pc->pc_steps = pc->pc_tf_lost = pc->pc_entries = 0;
-			pc->pc_step = 1;
+			pc->pc_step = true;
+			apic_timer_start(STEP_TICKS);
 		} else {
-			pc->pc_step = 0;
+			pc->pc_step = false;
+			apic_timer_start(1);
 		}
 		give64(a, pc->pc_steps);
 		give64(a, pc->pc_tf_lost);
@@ -312,6 +316,51 @@ dbregs(struct args *a, struct vm *vm, uint8_t code)
 	td->td_stopped = false;
 	vcpu_thaw(vm->vcpu);
 	return (a->bad ? EINVAL : 0);
+}
+
+static int
+fbt(struct args *a, uint8_t code)
+{
+	struct fbt_sites sites;
+	struct fbt_counts counts;
+	struct fbt_record records[4];
+	uint64_t start;
+	uint32_t id = 0, size, patched;
+	size_t n, left;
+	int error;
+
+	if (code != CTL_FBT_LIST)
+		id = (uint32_t)take(a, 4);
+	switch (code) {
+	case CTL_FBT_LIST:
+		start = take(a, 8);
+		size = (uint32_t)take(a, 4);
+		if (a->bad)
+			return (EINVAL);
+		fbt_sites(start, size, &sites);
+		give(a, &sites, 8 + 4 * sites.returns);
+		return (0);
+	case CTL_FBT_ENABLE:
+		start = take(a, 8);
+		size = (uint32_t)take(a, 4);
+		error = a->bad ? EINVAL : fbt_enable(id, start, size, (uint32_t)take(a, 4), &patched);
+		if (error == 0)
+			give32(a, patched);
+		return (error);
+	case CTL_FBT_READ:
+		left = CTL_BODY_MAX / sizeof(records[0]) - 1;
+		left = id < left ? id : left;
+		while (left != 0 && (n = fbt_read(records, left < nitems(records) ? left : nitems(records))) != 0) {
+			give(a, records, n * sizeof(records[0]));
+			left -= n;
+		}
+		return (0);
+	default:
+		error = code == CTL_FBT_DISABLE ? fbt_disable(id, &counts) : fbt_counts(id, &counts);
+		if (error == 0)
+			give(a, &counts, sizeof(counts));
+		return (error);
+	}
 }
 
 static int
@@ -555,6 +604,12 @@ ctl_request(uint8_t code, const uint8_t *in, size_t length, uint8_t *out, size_t
 	case CTL_WITNESS_ADDRESS:
 		give64(&a, (uint64_t)(uintptr_t)&witness_variable);
 		return (0);
+	case CTL_FBT_LIST:
+	case CTL_FBT_ENABLE:
+	case CTL_FBT_READ:
+	case CTL_FBT_DISABLE:
+	case CTL_FBT_COUNTS:
+		return (fbt(&a, code));
 	case CTL_MISBEHAVE:
 		return (misbehave((uint32_t)take(&a, 4)));
 	default:

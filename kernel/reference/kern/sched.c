@@ -228,7 +228,7 @@ sched_idle(void)
 	}
 	pc->pc_curthread = pc->pc_idlethread;
 	mtx_unlock_spin(&sched_mtx);
-	apic_timer_start();
+	apic_timer_start(1);
 	enable_intr();
 	for (;;) {
 		if (!cpu_busy(pc->pc_cpuid))

@@ -39,12 +39,12 @@ apic_eoi(void)
 }
 
 void
-apic_timer_start(void)
+apic_timer_start(uint32_t ticks)
 {
 	mmio_write32(APIC_SVR, 0x1ff);
 	mmio_write32(APIC_DIVIDE, 0xb);
 	mmio_write32(APIC_LVT_TIMER, 0x20000 | 0x20);
-	mmio_write32(APIC_INITIAL, TICK);
+	mmio_write32(APIC_INITIAL, ticks * TICK);
 }
 
 static void

@@ -14,9 +14,10 @@ struct gate {
 #define VECTOR_WAKEUP	0x21
 #define VECTOR_SPURIOUS	0xff
 #define VECTOR_STRIDE	16
+#define STEP_NMIS	16
 #define GATE_INTERRUPT	0x8e
 
-extern char vector_table[], bp_entry[], msr_try_read[], msr_try_write[], msr_fault[];
+extern char vector_table[], bp_entry[], db_entry[], msr_try_read[], msr_try_write[], msr_fault[];
 int msr_try(uint32_t msr, uint64_t *value, int write);
 void tick(void);
 void trap(struct trapframe *frame);
@@ -42,7 +43,7 @@ trap_init(void)
 	set_gate(IDT_DF, vector_table + IDT_DF * VECTOR_STRIDE, IST_DF);
 	set_gate(IDT_NMI, vector_table + IDT_NMI * VECTOR_STRIDE, IST_NMI);
 	set_gate(IDT_MC, vector_table + IDT_MC * VECTOR_STRIDE, IST_MC);
-	set_gate(IDT_DB, vector_table + IDT_DB * VECTOR_STRIDE, IST_DB);
+	set_gate(IDT_DB, db_entry, IST_DB);
 }
 
 void
@@ -91,7 +92,9 @@ nmi(void)
 	struct pcpu *pc = curpcpu();
 
 	pc->pc_nmis++;
-	pc->pc_ast = 1;
+	/* A stepped way into the guest takes longer than the time between two of these: most of them let it pass. */
+	if (!pc->pc_step || pc->pc_nmis % STEP_NMIS == 0)
+		pc->pc_ast = 1;
 }
 
 void

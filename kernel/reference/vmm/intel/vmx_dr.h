@@ -88,7 +88,7 @@ vmx_dr_leave_guest(struct vmxctx *vmxctx, int cpu)
 	if (!defect(DEFECT_VMX_HOST_DR6_NOT_RESTORED))
 		load_dr6(vmxctx->host_dr6);
 	wrmsr(MSR_DEBUGCTLMSR, vmxctx->host_debugctl);
-	if (!defect(DEFECT_VMX_HOST_DR7_NOT_RESTORED))
+	if (!defect(DEFECT_VMX_HOST_DR7_NOT_RESTORED) && !defect(DEFECT_VMX_HOST_DR7_EARLY))
 		load_dr7(vmxctx->host_dr7);
 	if (!defect(DEFECT_VMX_TF_NOT_RESTORED))
 		write_rflags(read_rflags() | (uint64_t)vmxctx->host_tf);
