@@ -164,6 +164,9 @@ bhyve_start(struct vm *vm, uint32_t ncpu, uint32_t flags, const int32_t *pins)
 	memset(bhyve, 0, sizeof(*bhyve));
 	bhyve->vm = vm;
 	bhyve->flags = flags;
+	if (vm->used_before && vm_renew(vm) != 0)
+		return (ENOMEM);
+	vm->used_before = true;
 	(void)vmm_set_halt_pause(vm->vcpu, (flags & RUN_HLT_EXIT) != 0, (flags & RUN_PAUSE_EXIT) != 0);
 	if (vcpu_reset(vm->vcpu) != 0)
 		return (EINVAL);
@@ -181,9 +184,8 @@ bhyve_start(struct vm *vm, uint32_t ncpu, uint32_t flags, const int32_t *pins)
 	return (0);
 }
 
-/* End the process as SIGKILL does, and wait for it. */
-void
-bhyve_kill(struct vm *vm)
+static void
+end_process(struct vm *vm, enum vm_suspend_how how)
 {
 	struct bhyve *bhyve = vm->bhyve;
 
@@ -192,13 +194,27 @@ bhyve_kill(struct vm *vm)
 	bhyve->thread->td_stopped = false;
 	vm->vcpu->reqidle = 0;
 	if (!bhyve->ended)
-		(void)vm_suspend(vm, VM_SUSPEND_KILL);
+		(void)vm_suspend(vm, how);
 	while (!bhyve->ended) {
 		if (vm->vcpu->running)
 			cpu_kick(vm->vcpu->hostcpu);
 		sched_wait();
 	}
 	reap(bhyve);
+}
+
+/* End the process as SIGKILL does, and wait for it. */
+void
+bhyve_kill(struct vm *vm)
+{
+	end_process(vm, VM_SUSPEND_KILL);
+}
+
+/* The VM goes away under the process, which ends of itself. */
+void
+bhyve_vm_gone(struct vm *vm)
+{
+	end_process(vm, VM_SUSPEND_DESTROY);
 }
 
 /* Bytes for COM1; the number taken. */
@@ -218,6 +234,16 @@ bhyve_console_in(struct vm *vm, const uint8_t *bytes, size_t length)
 	}
 	vcpu_thaw(vm->vcpu);
 	return (taken);
+}
+
+/* Does any process run a guest? */
+bool
+bhyve_running(void)
+{
+	for (int n = 0; n < VM_MAX; n++)
+		if (processes[n].used && !processes[n].ended)
+			return (true);
+	return (false);
 }
 
 struct thread *

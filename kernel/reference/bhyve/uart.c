@@ -7,13 +7,37 @@
 #define LSR_TEMT	0x40
 #define FCR_RX_RESET	0x02
 
+/*
+ * The console goes out run-length encoded: 0, count, byte for a run (and for a byte 0), anything else as it is. What
+ * guests print is mostly zeros, and every byte on the control channel costs the emulator more than encoding it.
+ */
+#define RUN_MARK	0
+#define RUN_LEAST	4
+#define RUN_MOST	255
+
 void
 uart_flush(struct bhyve *bhyve)
 {
 	struct uart *u = &bhyve->uart;
+	uint8_t packed[3 * UART_TX_SIZE];
+	unsigned length = 0;
 
-	if (u->tx_count != 0)
-		ctl_event_named(CTL_EV_CONSOLE_OUT, bhyve->vm->name, u->tx, u->tx_count);
+	for (unsigned at = 0, run; at < u->tx_count; at += run) {
+		uint8_t byte = u->tx[at];
+
+		for (run = 1; at + run < u->tx_count && u->tx[at + run] == byte && run < RUN_MOST; run++)
+			;
+		if (run < RUN_LEAST && byte != RUN_MARK) {
+			run = 1;
+			packed[length++] = byte;
+		} else {
+			packed[length++] = RUN_MARK;
+			packed[length++] = (uint8_t)run;
+			packed[length++] = byte;
+		}
+	}
+	if (length != 0)
+		ctl_event_named(CTL_EV_CONSOLE_OUT, bhyve->vm->name, packed, length);
 	u->tx_count = 0;
 }
 

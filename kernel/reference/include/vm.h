@@ -37,6 +37,7 @@ struct vm {
 	void **ram;				/* one pointer a page, NULL until touched */
 	unsigned rom_pages;
 	void *rom[ROM_PAGES_MAX];
+	bool used_before;			/* a bhyve has run it since its contexts were made */
 	volatile uint32_t suspend;		/* enum vm_suspend_how */
 	struct vcpu *vcpu;			/* vCPU 0 */
 	struct bhyve *bhyve;			/* the process that runs it, or NULL */
@@ -52,6 +53,7 @@ struct vm *vm_lookup(const char *name);
 int	 vm_create(const char *name, struct vm **out);
 int	 vm_destroy(struct vm *vm);
 int	 vm_reinit(struct vm *vm);
+int	 vm_renew(struct vm *vm);
 int	 vm_setmem(struct vm *vm, uint64_t bytes);
 void	*vm_gpa_page(struct vm *vm, uint64_t gpa, bool write);	/* host address of a page, or NULL */
 int	 vm_run(struct vcpu *vcpu);				/* 0, or EFAULT as from the ioctl */
@@ -91,7 +93,9 @@ void	 vm_inout_result(struct vcpu *vcpu, uint32_t value);
 /* bhyve/bhyverun.c */
 int	 bhyve_start(struct vm *vm, uint32_t ncpu, uint32_t flags, const int32_t *pins);
 void	 bhyve_kill(struct vm *vm);
+void	 bhyve_vm_gone(struct vm *vm);			/* its next vm_run() fails with ENXIO */
 int	 bhyve_console_in(struct vm *vm, const uint8_t *bytes, size_t length);
 struct thread *bhyve_thread(struct vm *vm);
+bool	 bhyve_running(void);
 
 #endif

@@ -2,6 +2,7 @@
 #include "cpufunc.h"
 #include "ctl.h"
 #include "ctl_internal.h"
+#include "vm.h"
 
 #define COM1		0x3f8
 #define LSR_DATA	0x01
@@ -137,8 +138,16 @@ receive(void)
 	uint32_t crc;
 
 	for (;;) {
-		while (!poll_byte(&byte) || byte != MAGIC0)
-			sched_wait();
+		/*
+		 * With a guest running, the CPU rests between ticks. Without one nothing else needs it, and an answer
+		 * a tick later is a tick of the emulator's time later: look at the line all the time.
+		 */
+		while (!poll_byte(&byte) || byte != MAGIC0) {
+			if (bhyve_running())
+				sched_wait();
+			else
+				sched_yield();
+		}
 		if (!read_bytes(&byte, 1) || byte != MAGIC1 || !read_bytes(head, sizeof(head)))
 			continue;
 		memcpy(&length, head, 2);

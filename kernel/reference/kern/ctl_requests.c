@@ -459,9 +459,10 @@ statistics(struct args *a, const struct vm *vm)
 	char line[96];
 
 	for (int n = 0; n < VMM_STAT_COUNT; n++) {
-		int length = snprintf(line, sizeof(line), "%s\t%lu\n", vmm_stat_name((enum vmm_stat)n), vm->vcpu->stats[n]);
+		const char *name = vmm_stat_name((enum vmm_stat)n);
 
-		give(a, line, (size_t)length);
+		if (name != NULL)
+			give(a, line, (size_t)snprintf(line, sizeof(line), "%s\t%lu\n", name, vm->vcpu->stats[n]));
 	}
 }
 

@@ -221,10 +221,28 @@ vm_create(const char *name, struct vm **out)
 int
 vm_destroy(struct vm *vm)
 {
-	bhyve_kill(vm);
+	bhyve_vm_gone(vm);
 	vm_teardown(vm);
 	vm->used = false;
 	return (0);
+}
+
+/*
+ * The contexts as after vm_create(), on the same memory: what FreeBSD does for a bhyve that finds its VM already there.
+ * 0 or ENOMEM.
+ */
+int
+vm_renew(struct vm *vm)
+{
+	vmm_ops->vcpu_cleanup(vm->vcpu->cookie);
+	vmm_ops->cleanup(vm->cookie);
+	vm->vcpu->cookie = NULL;
+	vm->cookie = vmm_ops->init(vm, vm->pmap);
+	if (vm->cookie != NULL)
+		vm->vcpu->cookie = vmm_ops->vcpu_init(vm->cookie, vm->vcpu, 0);
+	vm->suspend = VM_SUSPEND_NONE;
+	fpu_reset(vm->vcpu->fpu);
+	return (vm->vcpu->cookie != NULL ? 0 : ENOMEM);
 }
 
 /* As after vm_create(), but the name and the size of the memory stay. */
@@ -236,6 +254,7 @@ vm_reinit(struct vm *vm)
 
 	vm_teardown(vm);
 	vm->memsize = 0;
+	vm->used_before = false;
 	error = vm_build(vm);
 	return (error != 0 ? error : memsize != 0 ? vm_setmem(vm, memsize) : 0);
 }
@@ -380,6 +399,9 @@ vcpu_reset(struct vcpu *vcpu)
 	int error = 0;
 
 	vlapic_reset(vcpu->vlapic);
+	vcpu->exitintinfo = 0;
+	vcpu->exception_pending = false;
+	vcpu->nmi_pending = false;
 	error |= vm_set_register(vcpu, VM_REG_GUEST_RFLAGS, 2);
 	error |= vm_set_register(vcpu, VM_REG_GUEST_RIP, 0xfff0);
 	error |= vm_set_register(vcpu, VM_REG_GUEST_CR0, 0x20);
@@ -402,16 +424,21 @@ vcpu_reset(struct vcpu *vcpu)
 	return (error);
 }
 
-static const char *const stat_names[] = {
-#define X(symbol, text, scope) text,
+static const struct { const char *text; enum vmm_stat_scope scope; } stat_texts[] = {
+#define X(symbol, text, scope) { text, scope },
 	VMM_STATS(X)
 #undef X
 };
 
+/* The text bhyvectl prints, or NULL for a statistic that this vendor's module does not have. */
 const char *
 vmm_stat_name(enum vmm_stat stat)
 {
-	return (stat_names[stat]);
+	enum vmm_stat_scope scope = stat_texts[stat].scope;
+
+	if (scope != STAT_ALL && (scope == STAT_AMD) != (vmm_ops == &vmm_ops_amd))
+		return (NULL);
+	return (stat_texts[stat].text);
 }
 
 /* What the kernel itself answers for; 0 or ENOENT. Values as decimal text, as sysctl prints them. */

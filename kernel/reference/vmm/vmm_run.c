@@ -241,6 +241,9 @@ vm_run(struct vcpu *vcpu)
 		vcpu->running = false;
 		if (error != 0)
 			return (error);
+		if (vcpu->exitinfo.exitcode == VM_EXITCODE_SUSPENDED &&
+		    vcpu->exitinfo.u.suspended.how == VM_SUSPEND_DESTROY)
+			return (ENXIO);
 		vcpu->nextrip = vcpu->exitinfo.rip + (uint64_t)vcpu->exitinfo.inst_length;
 		if (!handle_exit(vcpu, &error)) {
 			vmm_stat_incr(vcpu, VMEXIT_USERSPACE, 1);
