@@ -5,7 +5,8 @@
  * Lines are text, so that no terminal on the way changes them. Each ends with the CRC-32 of what stands before:
  *   VGP1 B <nonce> <crc>                         banner: the guest runs
  *   VGP1 P <nonce> <phase> <crc>                 waits for the host
- *   VGP1 R <nonce> <seq> <160 hex digits> <crc>  a record
+ *   VGP1 R <nonce> <seq> <fields> <crc>          a record: its fields in order, hexadecimal without leading
+ *                                                zeros, a dot behind each; nothing for a zero
  *   VGP1 E <nonce> <count> <crc of all> <crc>    canary: nothing is missing
  */
 #include "runtime.h"
@@ -16,7 +17,7 @@
 
 static volatile uint32_t record_count;
 
-static char line[256];
+static char line[384];
 static unsigned line_length;
 static unsigned fifo_room;
 
@@ -112,25 +113,38 @@ put(char byte)
 	line[line_length++] = byte;
 }
 
-static void
-put_hex(const void *data, unsigned bytes, int big_endian)
-{
-	static const char digits[] = "0123456789abcdef";
-	const uint8_t *from = data;
-
-	for (unsigned n = 0; n < bytes; n++) {
-		uint8_t byte = from[big_endian ? bytes - 1 - n : n];
-
-		put(digits[byte >> 4]);
-		put(digits[byte & 0xF]);
-	}
-}
+static const char digits[] = "0123456789abcdef";
 
 static void
 put_word(uint32_t value)
 {
 	put(' ');
-	put_hex(&value, 4, 1);
+	for (int shift = 28; shift >= 0; shift -= 4)
+		put(digits[value >> shift & 0xF]);
+}
+
+static void
+put_field(uint64_t value)
+{
+	int shift = 60;
+
+	while (shift >= 0 && (value >> shift & 0xF) == 0)
+		shift -= 4;
+	for (; shift >= 0; shift -= 4)
+		put(digits[value >> shift & 0xF]);
+	put('.');
+}
+
+/* In the order of struct record; harness/guest/records.py reads them back into the same layout. */
+static void
+put_record(const struct record *record)
+{
+	const uint64_t fields[] = { record->seq, record->kind, record->vector, record->op, record->rip, record->rflags,
+	    record->error, record->cs, record->mode, record->cpu, record->iteration, record->dr6, record->dr7,
+	    record->value, record->site, record->next, record->aux };
+
+	for (unsigned n = 0; n < sizeof(fields) / sizeof(fields[0]); n++)
+		put_field(fields[n]);
 }
 
 static void
@@ -181,7 +195,7 @@ send_records(uint32_t nonce)
 		start_line('R', nonce);
 		put_word(n);
 		put(' ');
-		put_hex(&records[n], sizeof(struct record), 0);
+		put_record(&records[n]);
 		finish_line();
 	}
 	start_line('E', nonce);

@@ -126,7 +126,8 @@ class BochsMachine:
         try:
             self._process = subprocess.Popen(
                 [program, "-q", "-f", str(rc), "-rc", str(commands)],
-                stdin=screen_end,
+                # The display asks for keys all the time and waits a little for each on a terminal; never here.
+                stdin=subprocess.DEVNULL,
                 stdout=screen_end,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "TERM": "vt100", "LINES": "25", "COLUMNS": "80"},

@@ -63,6 +63,20 @@ class Listener:
     panic: Callable[[str], None]
 
 
+def unpack_runs(data: bytes) -> bytes:
+    """Undo the run-length encoding of the console: 0, count, byte (``kernel/reference/bhyve/uart.c``)."""
+    out = bytearray()
+    at = 0
+    while at < len(data):
+        if data[at] == 0 and at + 2 < len(data):
+            out += data[at + 2 : at + 3] * data[at + 1]
+            at += 3
+        else:
+            out.append(data[at])
+            at += 1
+    return bytes(out)
+
+
 class Machine:
     """Power on, power off, and requests while it is on. The emulator stands still while nobody needs it."""
 
@@ -183,7 +197,7 @@ class Machine:
         elif code in (Event.CONSOLE_OUT, Event.EXITED):
             name = payload[:32].rstrip(b"\0").decode()
             if code == Event.CONSOLE_OUT:
-                self._listener.console(name, payload[32:])
+                self._listener.console(name, unpack_runs(payload[32:]))
             else:
                 status = int.from_bytes(payload[32:36], "little", signed=True)
                 self._listener.exited(name, status, payload[36:].decode("utf-8", "replace"))

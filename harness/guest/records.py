@@ -17,7 +17,7 @@ from harness.guest.program import Handle
 from harness.guest.registers import VECTORS
 
 _RECORD = struct.Struct("<IBBHQIIHBBIQQQQQQ")
-_LINE = re.compile(rb"VGP1 ([BPRE]) ([0-9a-f]{8})((?: [0-9a-f]+)*) ([0-9a-f]{8})\r*\n")
+_LINE = re.compile(rb"VGP1 ([BPRE]) ([0-9a-f]{8})((?: [0-9a-f.]+)*) ([0-9a-f]{8})\r*\n")
 
 
 class Kind(IntEnum):
@@ -213,6 +213,14 @@ def phases(console: bytes, nonce: int) -> list[int]:
     return [int(line.words[0], 16) for line in lines(console, nonce) if line.type == "P"]
 
 
+def _pack(text: str, number: int) -> bytes:
+    """The fields of a record line as the bytes they had in the guest."""
+    try:
+        return _RECORD.pack(*(int(field, 16) if field else 0 for field in text.removesuffix(".").split(".")))
+    except (struct.error, ValueError):
+        raise RecordsDamaged(f"Record {number} has a wrong form.") from None
+
+
 def decode(console: bytes, nonce: int) -> Result:
     """Turn a complete console into records; raises :class:`RecordsDamaged` unless every byte is accounted for."""
     found = lines(console, nonce)
@@ -226,11 +234,11 @@ def decode(console: bytes, nonce: int) -> Result:
     count, total_crc = (int(word, 16) for word in canaries[0].words)
     packed = []
     for expected, line in enumerate(line for line in found if line.type == "R"):
-        if len(line.words) != 2 or len(line.words[1]) != 2 * _RECORD.size:
-            raise RecordsDamaged(f"Record {expected} has a wrong length.")
+        if len(line.words) != 2:
+            raise RecordsDamaged(f"Record {expected} has a wrong form.")
         if int(line.words[0], 16) != expected:
             raise RecordsDamaged(f"Record {expected} is missing: the next one is {int(line.words[0], 16)}.")
-        packed.append(bytes.fromhex(line.words[1].decode()))
+        packed.append(_pack(line.words[1].decode(), expected))
     if len(packed) != count:
         raise RecordsDamaged(f"The guest sent {count} records, {len(packed)} arrived.")
     if zlib.crc32(b"".join(packed)) != total_crc:
