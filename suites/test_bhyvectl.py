@@ -1,0 +1,136 @@
+"""The host tool's view of a guest's debug registers (API)."""
+
+from __future__ import annotations
+
+from harness.cases import axis, case
+from harness.expect import expect_exceptions, expect_register, expect_silence, expect_trap
+from harness.guest import Program
+from harness.guest.registers import DR6_BS, DR6_CAUSES, DR6_INACTIVE, DR7_RESET, dr7
+from harness.subjects import Subject
+from suites.vocabulary import DISTINCT, REGISTERS
+
+NAMES = ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
+#: Armed for nothing: enable bits of all four registers off, types and lengths on.
+QUIET_DR7 = DR7_RESET | 0xFFFF_0000
+
+
+@case(
+    "API-01",
+    rule="Guest-written DR0-3, 6, 7 are printed identically by the host tool while the guest is parked",
+    requirement="S1.7",
+    needs=("bhyvectl",),
+)
+@axis("round_", range(4), prefix="pattern")
+def test_the_tool_prints_what_the_guest_wrote(subject: Subject, round_: int) -> None:
+    values = [(value << round_ * 4 | round_) & (1 << 64) - 1 for value in DISTINCT]
+    dr6 = DR6_INACTIVE | 1 << round_
+    program = Program("guest writes, host reads")
+    for n, value in enumerate(values):
+        program.set_dr(n, value)
+    program.set_dr(6, dr6)
+    program.set_dr(7, QUIET_DR7)
+    program.sync(1)
+    after = program.snapshot()
+    with subject.start(program) as guest:
+        guest.wait_phase(1)
+        seen = guest.registers(*NAMES)
+        again = guest.registers(*NAMES)
+        guest.go()
+        result = guest.finish()
+    for n in REGISTERS:
+        expect_register(f"--get-dr{n}", seen[f"dr{n}"], values[n])
+    expect_register("--get-dr6", seen["dr6"], dr6, mask=DR6_CAUSES)
+    expect_register("--get-dr7", seen["dr7"], QUIET_DR7)
+    for name in NAMES:
+        expect_register(f"--get-{name}, read again", again[name], seen[name])
+    for n in REGISTERS:
+        expect_register(f"dr{n} in the guest afterwards", result.snapshot(after)[n], values[n])
+
+
+@case(
+    "API-02",
+    rule="Host-set DR0-3, 6, 7 are read identically by the guest after resume, each register, several patterns",
+    requirement="S1.7",
+    needs=("bhyvectl",),
+)
+@axis("register", NAMES)
+@axis("pattern", (0, 1, 2), prefix="pattern")
+def test_the_guest_reads_what_the_tool_set(subject: Subject, register: str, pattern: int) -> None:
+    values = {
+        "dr6": (DR6_INACTIVE | 0xF, DR6_INACTIVE | DR6_BS, DR6_INACTIVE)[pattern],
+        "dr7": (QUIET_DR7, DR7_RESET | 0x300, DR7_RESET | 0x5555_0000)[pattern],
+    }
+    value = values.get(register, (0xDEAD_BEEF_0BAD_F00D, 0x5A5A_5A5A_5A5A_5A5A, 1)[pattern])
+    program = Program("host writes, guest reads")
+    for n, distinct in enumerate(DISTINCT):
+        program.set_dr(n, distinct)
+    program.sync(1)
+    after = program.snapshot()
+    with subject.start(program) as guest:
+        guest.wait_phase(1)
+        guest.set_registers(**{register: value})
+        guest.go()
+        observed = guest.finish().snapshot(after)
+    number = int(register[2:])
+    mask = DR6_CAUSES if number == 6 else ~0
+    expect_register(f"{register} in the guest", observed[number], value, mask=mask)
+    for n in REGISTERS:
+        if n != number:
+            expect_register(f"dr{n}, not set by the host", observed[n], DISTINCT[n])
+
+
+@case(
+    "API-03",
+    rule="Host-set DR0 and DR7 arm: a guest that never wrote a debug register gets #DB; host-cleared DR7 disarms",
+    requirement=("S1.7", "S1.1"),
+    needs=("bhyvectl",),
+)
+@axis("register", REGISTERS, prefix="dr")
+def test_the_tool_can_arm_and_disarm(subject: Subject, register: int) -> None:
+    program = Program("armed by the host")
+    watched = program.watched()
+    before = program.store(watched)
+    program.sync(1)
+    armed = program.store(watched)
+    program.sync(2)
+    disarmed = program.store(watched)
+    with subject.start(program) as guest:
+        guest.wait_phase(1)
+        guest.set_registers(**{f"dr{register}": watched, "dr7": dr7(register, "write", 8, "L")})
+        guest.go()
+        guest.wait_phase(2)
+        guest.set_registers(dr7=DR7_RESET)
+        guest.go()
+        result = guest.finish()
+    expect_silence("the store before", result.exceptions_of(before))
+    hits = result.exceptions_of(armed)
+    expect_exceptions("the store after arming", hits, "#DB")
+    expect_trap(hits[0], dr=register)
+    expect_silence("the store after disarming", result.exceptions_of(disarmed))
+
+
+@case(
+    "API-04",
+    rule="Set then get without running returns what was set; the other registers keep their values",
+    requirement="S1.7",
+    needs=("bhyvectl",),
+)
+@axis("register", NAMES)
+def test_set_then_get_without_running(subject: Subject, register: str) -> None:
+    program = Program("set then get")
+    for n, distinct in enumerate(DISTINCT):
+        program.set_dr(n, distinct)
+    program.sync(1)
+    values = {"dr6": DR6_INACTIVE | 0x6, "dr7": QUIET_DR7}
+    value = values.get(register, 0x0123_4567_89AB_CDEF)
+    with subject.start(program) as guest:
+        guest.wait_phase(1)
+        before = guest.registers(*NAMES)
+        guest.set_registers(**{register: value})
+        after = guest.registers(*NAMES)
+        guest.go()
+        guest.finish()
+    expect_register(f"--get-{register} after --set-{register}", after[register], value)
+    for name in NAMES:
+        if name != register:
+            expect_register(f"--get-{name}, not set", after[name], before[name])

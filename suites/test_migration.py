@@ -1,0 +1,155 @@
+"""Debug state across exits, preemption and migration (MIG)."""
+
+from __future__ import annotations
+
+from harness.cases import axis, case
+from harness.expect import expect_equal, expect_exceptions, expect_register, expect_that, expect_trap
+from harness.guest import Program
+from harness.guest.registers import DR6_INACTIVE, dr7
+from harness.subjects import HostDebugState, Subject
+from suites.guestlib import BUSY, expect_debug_registers, force
+from suites.vocabulary import DISTINCT, GUEST_EXITS, REGISTERS
+
+
+@case(
+    "MIG-01",
+    rule="Armed, then one exit of each kind, then access: fires exactly once, DR0-3/6/7 unchanged",
+    requirement=("S1.1", "S1.2", "S1.3", "S1.6"),
+    refs=("SDM3 24.4.2",),
+)
+@axis("exit_kind", GUEST_EXITS)
+@axis("register", REGISTERS, prefix="dr")
+def test_armed_across_one_exit_of_each_kind(subject: Subject, exit_kind: str, register: int) -> None:
+    program = Program("across an exit")
+    watched = program.watched()
+    addresses = list(DISTINCT)
+    addresses[register] = watched
+    for n, address in enumerate(addresses):
+        program.set_dr(n, address)
+    program.set_dr(6, DR6_INACTIVE)
+    armed = dr7(register, "write", 8, "G")
+    program.set_dr(7, armed)
+    force(program, exit_kind, 3)
+    between = program.snapshot()
+    store = program.store(watched)
+    after = program.snapshot()
+    result = subject.run(program)
+    everything = (addresses[0], addresses[1], addresses[2], addresses[3])
+    expect_debug_registers(result.snapshot(between), everything, dr7=armed, ref="SDM3 24.4.2")
+    hits = result.exceptions_of(store)
+    expect_exceptions("the store", hits, "#DB")
+    expect_trap(hits[0], dr=register)
+    expect_debug_registers(result.snapshot(after), everything, dr7=armed, ref="SDM3 24.4.2")
+
+
+@case(
+    "MIG-02",
+    rule="Armed, then the vCPU moves to every host CPU in turn, access on each: fires exactly once per access",
+    requirement=("S1.1", "S1.3"),
+    needs=("migration",),
+)
+@axis("register", REGISTERS, prefix="dr")
+def test_armed_across_migration(subject: Subject, register: int) -> None:
+    moves = (1, 0, 1, 0)
+    program = Program("across CPUs")
+    watched = program.watched()
+    addresses = list(DISTINCT)
+    addresses[register] = watched
+    for n, address in enumerate(addresses):
+        program.set_dr(n, address)
+    program.set_dr(7, dr7(register, "write", 8, "L"))
+    stores = []
+    for phase in range(1, len(moves) + 1):
+        program.sync(phase)
+        stores.append((program.store(watched), program.snapshot()))
+    with subject.start(program, pin=0) as guest:
+        for phase, cpu in enumerate(moves, start=1):
+            guest.wait_phase(phase)
+            guest.pin(cpu)
+            guest.go()
+        result = guest.finish()
+    for store, after in stores:
+        hits = result.exceptions_of(store)
+        expect_exceptions("the store on the next CPU", hits, "#DB")
+        expect_trap(hits[0], dr=register)
+        for n, address in enumerate(addresses):
+            expect_register(f"dr{n}", result.snapshot(after)[n], address)
+
+
+@case(
+    "MIG-03",
+    rule="Armed, then preempted many times by a thread that itself uses debug registers on that CPU",
+    requirement=("S1.1", "S1.3", "S1.4"),
+    needs=("bhyve", "sentinel"),
+)
+@axis("register", REGISTERS, prefix="dr")
+def test_armed_across_preemption_by_a_debugged_thread(subject: Subject, register: int) -> None:
+    rounds = 8
+    program = Program("preempted")
+    watched = program.watched()
+    program.arm(dr=register, address=watched, type="write", length=8)
+    program.sync(1)
+    with program.loop(rounds):
+        program.exit("busy", BUSY)
+        store = program.store(watched)
+    after = program.snapshot()
+    with subject.start(program, pin=0) as guest:
+        guest.wait_phase(1)
+        with subject.host.sentinel(0, watch=True) as sentinel:
+            guest.go()
+            result = guest.finish()
+            report = sentinel.stop()
+    hits = result.exceptions_of(store)
+    expect_exceptions(f"{rounds} stores", hits, *["#DB"] * rounds)
+    for hit in hits:
+        expect_trap(hit, dr=register)
+    expect_register(f"dr{register}", result.snapshot(after)[register], watched)
+    expect_that("the sentinel ran on that CPU meanwhile", report.touches > 0, "touches", f"{report.touches}")
+    expect_equal("hits of the sentinel's own watch", report.hits, report.touches)
+    expect_equal("traps that the sentinel cannot explain", report.foreign, 0)
+
+
+@case(
+    "MIG-04",
+    rule="Exit of each kind inside the #DB handler, before and after it reads DR6: the value is not lost or changed",
+    requirement=("S1.3", "S1.6"),
+    refs=("SDM3 24.4.2",),
+)
+@axis("exit_kind", tuple(kind for kind in GUEST_EXITS if kind != "hlt_timer"))
+@axis("when", ("before", "after"))
+def test_exit_inside_the_handler(subject: Subject, exit_kind: str, when: str) -> None:
+    program = Program("exit inside the handler")
+    watched = program.watched()
+    program.handler(f"exit_{when}", "keep_dr6", exit_kind=exit_kind)
+    program.arm(dr=2, address=watched, type="write", length=4)
+    store = program.store(watched, 4)
+    after = program.snapshot()
+    result = subject.run(program)
+    hits = result.exceptions_of(store)
+    expect_exceptions("the store", hits, "#DB")
+    expect_trap(hits[0], dr=2, ref="SDM3 24.4.2")
+    expect_register("dr6 afterwards", result.snapshot(after).dr6, 1 << 2, mask=0xF00F, ref="SDM3 24.4.2")
+
+
+@case(
+    "MIG-05",
+    rule="vCPU left alone for a while and continued: state intact",
+    requirement=("S1.3",),
+    priority=2,
+    needs=("bhyve", "sentinel"),
+)
+def test_state_survives_a_pause(subject: Subject) -> None:
+    program = Program("paused")
+    for n, value in enumerate(DISTINCT):
+        program.set_dr(n, value)
+    program.sync(1)
+    after = program.snapshot()
+    with subject.start(program, pin=0) as guest:
+        guest.wait_phase(1)
+        # Meanwhile another thread fills the registers of the very same CPU with its own.
+        pattern = HostDebugState(dr0=0x1000, dr1=0x2000, dr2=0x3000, dr3=0x4000)
+        with subject.host.sentinel(0, watch=False, pattern=pattern) as sentinel:
+            sentinel.stop()
+        guest.go()
+        result = guest.finish()
+    expect_debug_registers(result.snapshot(after), DISTINCT)
