@@ -21,7 +21,11 @@ struct uart {
 struct bhyve {
 	bool used;
 	struct vm *vm;
-	struct thread *thread;
+	uint32_t ncpu;
+	struct thread *threads[VM_MAXCPU];
+	volatile uint32_t left;			/* threads that still run */
+	volatile bool ending;			/* the first that ends decides about the status */
+	struct mtx mtx;				/* the console, and what goes to stderr */
 	uint32_t flags;
 	volatile bool killed;
 	volatile bool ended;
@@ -37,7 +41,7 @@ void	 uart_flush(struct bhyve *bhyve);
 
 /* bhyve/inout.c: what a port access in userland comes to. */
 enum inout_result { INOUT_OK, INOUT_EXIT, INOUT_ABORT };
-enum inout_result bhyve_inout(struct bhyve *bhyve, struct vcpu *vcpu);
+enum inout_result bhyve_inout(struct bhyve *bhyve, struct vcpu *vcpu, int *status);
 
 void	 bhyve_error(struct bhyve *bhyve, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

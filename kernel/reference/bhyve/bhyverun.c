@@ -14,12 +14,15 @@ static struct bhyve processes[VM_MAX];
 void
 bhyve_error(struct bhyve *bhyve, const char *format, ...)
 {
-	size_t used = strlen(bhyve->errors);
 	__builtin_va_list ap;
+	size_t used;
 
+	mtx_lock_spin(&bhyve->mtx);
+	used = strlen(bhyve->errors);
 	__builtin_va_start(ap, format);
 	vsnprintf(bhyve->errors + used, STDERR_SIZE - used, format, ap);
 	__builtin_va_end(ap);
+	mtx_unlock_spin(&bhyve->mtx);
 }
 
 /* An MSR the kernel does not know: #GP, unless -w was given (xmsr.c; DEBUGCTL among them). */
@@ -28,7 +31,8 @@ emulate_msr(struct bhyve *bhyve, struct vcpu *vcpu, bool write)
 {
 	const struct vm_exit *vme = &vcpu->exitinfo;
 
-	bhyve_error(bhyve, "%s to register 0x%x%s on vcpu 0\n", write ? "wrmsr" : "rdmsr", vme->u.msr.code, "");
+	bhyve_error(bhyve, "%s to register 0x%x on vcpu %d\n", write ? "wrmsr" : "rdmsr", vme->u.msr.code,
+	    vcpu->vcpuid);
 	if ((bhyve->flags & RUN_IGNORE_MSR) == 0) {
 		vm_inject_gp(vcpu);
 		return;
@@ -58,21 +62,36 @@ suspend_status(enum vm_suspend_how how)
 	}
 }
 
-/* What becomes of an exit; true while the guest goes on. */
+/* A start-up IPI: the processor begins in real mode at the page that the IPI names. */
+static void
+spinup_ap(struct bhyve *bhyve, const struct vm_exit *vme)
+{
+	struct vcpu *ap = bhyve->vm->vcpus[vme->u.spinup_ap.vcpu];
+	uint64_t rip = vme->u.spinup_ap.rip;
+	struct seg_desc cs = { rip, 0xffff, 0x93 };
+
+	(void)vcpu_reset(ap);
+	(void)vm_set_desc(ap, VM_REG_GUEST_CS, &cs);
+	(void)vm_set_register(ap, VM_REG_GUEST_CS, rip >> 4);
+	(void)vm_set_register(ap, VM_REG_GUEST_RIP, 0);
+	ap->parked = false;
+}
+
+/* What becomes of an exit; true while the guest goes on, else *status is how bhyve ends. */
 static bool
-handle(struct bhyve *bhyve, struct vcpu *vcpu)
+handle(struct bhyve *bhyve, struct vcpu *vcpu, int *status)
 {
 	const struct vm_exit *vme = &vcpu->exitinfo;
 
 	switch (vme->exitcode) {
 	case VM_EXITCODE_INOUT:
-		switch (bhyve_inout(bhyve, vcpu)) {
+		switch (bhyve_inout(bhyve, vcpu, status)) {
 		case INOUT_OK:
 			return (true);
 		case INOUT_EXIT:
 			return (false);
 		case INOUT_ABORT:
-			bhyve->status = STATUS_ABORT;
+			*status = STATUS_ABORT;
 			return (false);
 		}
 		return (false);
@@ -80,54 +99,54 @@ handle(struct bhyve *bhyve, struct vcpu *vcpu)
 	case VM_EXITCODE_WRMSR:
 		emulate_msr(bhyve, vcpu, vme->exitcode == VM_EXITCODE_WRMSR);
 		return (true);
+	case VM_EXITCODE_SPINUP_AP:
+		spinup_ap(bhyve, vme);
+		return (true);
 	case VM_EXITCODE_PAUSE:
 	case VM_EXITCODE_REQIDLE:
 		return (true);
 	case VM_EXITCODE_SUSPENDED:
-		bhyve->status = suspend_status(vme->u.suspended.how);
+		*status = suspend_status(vme->u.suspended.how);
 		return (false);
 	case VM_EXITCODE_SVM:
-		bhyve_error(bhyve, "vm exit[0]\n\treason\t\tSVM\n\trip\t\t0x%016lx\n\tinst_length\t%d\n\texitcode\t%#lx\n"
-		    "\texitinfo1\t%#lx\n\texitinfo2\t%#lx\n", vme->rip, vme->inst_length, vme->u.svm.exitcode,
+		bhyve_error(bhyve, "vm exit[%d]\n\treason\t\tSVM\n\trip\t\t0x%016lx\n\tinst_length\t%d\n\texitcode\t%#lx\n"
+		    "\texitinfo1\t%#lx\n\texitinfo2\t%#lx\n", vcpu->vcpuid, vme->rip, vme->inst_length, vme->u.svm.exitcode,
 		    vme->u.svm.exitinfo1, vme->u.svm.exitinfo2);
-		bhyve->status = STATUS_ABORT;
+		*status = STATUS_ABORT;
 		return (false);
 	case VM_EXITCODE_VMX:
-		bhyve_error(bhyve, "vm exit[0]\n\treason\t\tVMX\n\trip\t\t0x%016lx\n\tinst_length\t%d\n\tstatus\t\t%d\n"
-		    "\texit_reason\t%u (%s)\n\tqualification\t0x%016lx\n\tinst_type\t\t%d\n\tinst_error\t\t%d\n", vme->rip,
-		    vme->inst_length, vme->u.vmx.status, vme->u.vmx.exit_reason,
+		bhyve_error(bhyve, "vm exit[%d]\n\treason\t\tVMX\n\trip\t\t0x%016lx\n\tinst_length\t%d\n\tstatus\t\t%d\n"
+		    "\texit_reason\t%u (%s)\n\tqualification\t0x%016lx\n\tinst_type\t\t%d\n\tinst_error\t\t%d\n", vcpu->vcpuid,
+		    vme->rip, vme->inst_length, vme->u.vmx.status, vme->u.vmx.exit_reason,
 		    vme->u.vmx.exit_reason == 2 ? "Triple fault" : "?", vme->u.vmx.exit_qualification,
 		    vme->u.vmx.inst_type, vme->u.vmx.inst_error);
-		bhyve->status = STATUS_ABORT;
+		*status = STATUS_ABORT;
 		return (false);
 	default:
 		bhyve_error(bhyve, "vm_loop: unexpected exitcode 0x%x\n", vme->exitcode);
-		bhyve->status = STATUS_ERROR;
+		*status = STATUS_ERROR;
 		return (false);
 	}
 }
 
+/* The first thread that is through takes the process with it. */
 static void
-bhyve_main(void *arg)
+end_all(struct bhyve *bhyve, int status)
 {
-	struct bhyve *bhyve = arg;
-	struct vcpu *vcpu = bhyve->vm->vcpu;
-	uint8_t exit[4 + STDERR_SIZE];
-	size_t length;
-	int error;
+	if (__atomic_exchange_n(&bhyve->ending, true, __ATOMIC_SEQ_CST))
+		return;
+	bhyve->status = status;
+	if (bhyve->ncpu > 1)
+		(void)vm_suspend(bhyve->vm, VM_SUSPEND_KILL);
+}
 
-	for (;;) {
-		error = vm_run(vcpu);
-		if (error != 0) {
-			bhyve_error(bhyve, "vm_run error -1, errno %d\n", error);
-			bhyve->status = 1;
-			break;
-		}
-		if (!handle(bhyve, vcpu))
-			break;
-	}
+static void
+report_exit(struct bhyve *bhyve)
+{
+	uint8_t exit[4 + STDERR_SIZE];
+	size_t length = strlen(bhyve->errors);
+
 	uart_flush(bhyve);
-	length = strlen(bhyve->errors);
 	memcpy(exit, &bhyve->status, 4);
 	memcpy(exit + 4, bhyve->errors, length);
 	bhyve->ended = true;
@@ -135,53 +154,137 @@ bhyve_main(void *arg)
 }
 
 static void
+vcpu_loop(struct bhyve *bhyve, struct vcpu *vcpu)
+{
+	int error, status = 0;
+
+	do {
+		error = vm_run(vcpu);
+		if (error != 0) {
+			bhyve_error(bhyve, "vm_run error -1, errno %d\n", error);
+			end_all(bhyve, 1);
+			return;
+		}
+	} while (handle(bhyve, vcpu, &status));
+	end_all(bhyve, status);
+}
+
+static void
+bhyve_main(void *arg)
+{
+	struct vcpu *vcpu = arg;
+	struct bhyve *bhyve = vcpu->vm->bhyve;
+
+	vcpu_loop(bhyve, vcpu);
+	if (__atomic_sub_fetch(&bhyve->left, 1, __ATOMIC_SEQ_CST) == 0)
+		report_exit(bhyve);
+}
+
+static void
 reap(struct bhyve *bhyve)
 {
-	thread_reap(bhyve->thread);
+	for (uint32_t n = 0; n < bhyve->ncpu; n++)
+		if (bhyve->threads[n] != NULL)
+			thread_reap(bhyve->threads[n]);
 	bhyve->vm->bhyve = NULL;
 	bhyve->used = false;
+}
+
+static struct bhyve *
+process_alloc(struct vm *vm, uint32_t ncpu, uint32_t flags)
+{
+	for (int n = 0; n < VM_MAX; n++) {
+		struct bhyve *bhyve = &processes[n];
+
+		if (bhyve->used)
+			continue;
+		memset(bhyve, 0, sizeof(*bhyve));
+		bhyve->used = true;
+		bhyve->vm = vm;
+		bhyve->ncpu = bhyve->left = ncpu;
+		bhyve->flags = flags;
+		return (bhyve);
+	}
+	return (NULL);
+}
+
+/* All threads, none of them running yet; 0, EINVAL or ENOMEM. */
+static int
+make_threads(struct bhyve *bhyve)
+{
+	char name[16];
+
+	for (uint32_t n = 0; n < bhyve->ncpu; n++) {
+		struct vcpu *vcpu = vm_vcpu(bhyve->vm, n);
+
+		if (vcpu == NULL)
+			return (ENOMEM);
+		(void)vmm_set_halt_pause(vcpu, (bhyve->flags & RUN_HLT_EXIT) != 0, (bhyve->flags & RUN_PAUSE_EXIT) != 0);
+		if (vcpu_reset(vcpu) != 0)
+			return (EINVAL);
+		vcpu->parked = n != 0;
+		snprintf(name, sizeof(name), "vcpu %u", n);
+		bhyve->threads[n] = kthread_add(name, bhyve_main, vcpu, 0);
+		if (bhyve->threads[n] == NULL)
+			return (ENOMEM);
+	}
+	return (0);
 }
 
 /* Start the process from the reset state; 0, EBUSY while one runs, EINVAL, ENOMEM. */
 int
 bhyve_start(struct vm *vm, uint32_t ncpu, uint32_t flags, const int32_t *pins)
 {
-	struct bhyve *bhyve = NULL;
-	uint32_t mask = (1u << MAXCPU) - 1;
+	struct bhyve *bhyve;
+	int error;
 
-	if (ncpu != 1 || vm->ram == NULL)
+	if (ncpu == 0 || ncpu > VM_MAXCPU || vm->ram == NULL)
 		return (EINVAL);
+	for (uint32_t n = 0; n < ncpu; n++)
+		if (pins[n] >= MAXCPU)
+			return (EINVAL);
 	if (vm->bhyve != NULL) {
 		if (!vm->bhyve->ended)
 			return (EBUSY);
 		reap(vm->bhyve);
 	}
-	for (int n = 0; n < VM_MAX && bhyve == NULL; n++)
-		if (!processes[n].used)
-			bhyve = &processes[n];
-	if (bhyve == NULL)
-		return (ENOMEM);
-	memset(bhyve, 0, sizeof(*bhyve));
-	bhyve->vm = vm;
-	bhyve->flags = flags;
 	if (vm->used_before && vm_renew(vm) != 0)
 		return (ENOMEM);
 	vm->used_before = true;
-	(void)vmm_set_halt_pause(vm->vcpu, (flags & RUN_HLT_EXIT) != 0, (flags & RUN_PAUSE_EXIT) != 0);
-	if (vcpu_reset(vm->vcpu) != 0)
-		return (EINVAL);
-	if (pins[0] >= 0) {
-		if (pins[0] >= MAXCPU)
-			return (EINVAL);
-		mask = 1u << pins[0];
-	}
-	bhyve->thread = kthread_add("vcpu 0", bhyve_main, bhyve, 0);
-	if (bhyve->thread == NULL)
+	bhyve = process_alloc(vm, ncpu, flags);
+	if (bhyve == NULL)
 		return (ENOMEM);
-	bhyve->used = true;
 	vm->bhyve = bhyve;
-	thread_setcpu(bhyve->thread, mask);
-	return (0);
+	error = make_threads(bhyve);
+	if (error != 0) {
+		/* What there is of threads ends as soon as it may run. */
+		(void)vm_suspend(vm, VM_SUSPEND_KILL);
+		bhyve->ending = true;
+		bhyve->left = bhyve->ncpu + 1;
+	}
+	vm->active_cpus = (1u << ncpu) - 1;
+	for (uint32_t n = 0; n < ncpu; n++) {
+		if (bhyve->threads[n] != NULL)
+			thread_setcpu(bhyve->threads[n], pins[n] >= 0 ? 1u << pins[n] : (1u << MAXCPU) - 1);
+	}
+	if (error != 0)
+		reap(bhyve);
+	return (error);
+}
+
+void
+bhyve_stop(struct vm *vm, bool stop)
+{
+	struct bhyve *bhyve = vm->bhyve;
+
+	for (uint32_t n = 0; n < bhyve->ncpu; n++) {
+		bhyve->threads[n]->td_stopped = stop;
+		/* Out of the guest, so that it comes to where threads stop. */
+		if (vm->vcpus[n]->running) {
+			pcpus[vm->vcpus[n]->hostcpu].pc_ast = 1;
+			vcpu_notify(vm->vcpus[n]);
+		}
+	}
 }
 
 static void
@@ -191,13 +294,13 @@ end_process(struct vm *vm, enum vm_suspend_how how)
 
 	if (bhyve == NULL)
 		return;
-	bhyve->thread->td_stopped = false;
-	vm->vcpu->reqidle = 0;
-	if (!bhyve->ended)
+	if (!bhyve->ended) {
+		bhyve_stop(vm, false);
 		(void)vm_suspend(vm, how);
+	}
 	while (!bhyve->ended) {
-		if (vm->vcpu->running)
-			cpu_kick(vm->vcpu->hostcpu);
+		for (uint32_t n = 0; n < bhyve->ncpu; n++)
+			vcpu_notify(vm->vcpus[n]);
 		sched_wait();
 	}
 	reap(bhyve);
@@ -221,22 +324,31 @@ bhyve_vm_gone(struct vm *vm)
 int
 bhyve_console_in(struct vm *vm, const uint8_t *bytes, size_t length)
 {
+	struct bhyve *bhyve = vm->bhyve;
 	struct uart *u;
 	int taken = 0;
 
-	if (vm->bhyve == NULL || vm->bhyve->ended)
+	if (bhyve == NULL || bhyve->ended)
 		return (0);
-	u = &vm->bhyve->uart;
-	vcpu_freeze(vm->vcpu);
+	u = &bhyve->uart;
+	mtx_lock_spin(&bhyve->mtx);
 	while (length-- != 0 && u->rx_count < UART_RX_SIZE) {
 		u->rx[(u->rx_head + u->rx_count++) % UART_RX_SIZE] = *bytes++;
 		taken++;
 	}
-	vcpu_thaw(vm->vcpu);
+	mtx_unlock_spin(&bhyve->mtx);
 	return (taken);
 }
 
-/* Does any process run a guest? */
+struct thread *
+bhyve_thread(struct vm *vm, uint32_t vcpuid)
+{
+	const struct bhyve *bhyve = vm->bhyve;
+
+	return (bhyve != NULL && !bhyve->ended && vcpuid < bhyve->ncpu ? bhyve->threads[vcpuid] : NULL);
+}
+
+/* Is any of the processes running? */
 bool
 bhyve_running(void)
 {
@@ -244,10 +356,4 @@ bhyve_running(void)
 		if (processes[n].used && !processes[n].ended)
 			return (true);
 	return (false);
-}
-
-struct thread *
-bhyve_thread(struct vm *vm)
-{
-	return (vm->bhyve != NULL && !vm->bhyve->ended ? vm->bhyve->thread : NULL);
 }

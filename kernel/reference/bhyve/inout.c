@@ -13,16 +13,18 @@
 #define SLP_EN_S5	0x3400
 
 static enum inout_result
-output(struct bhyve *bhyve, uint16_t port, uint32_t value)
+output(struct bhyve *bhyve, uint16_t port, uint32_t value, int *status)
 {
 	if ((bhyve->flags & RUN_COM1) && port >= COM1 && port < COM1 + 8) {
+		mtx_lock_spin(&bhyve->mtx);
 		uart_write(bhyve, port - COM1, (uint8_t)value);
+		mtx_unlock_spin(&bhyve->mtx);
 		return (INOUT_OK);
 	}
 	switch (port) {
 	case PORT_TESTDEV:
 		if (bhyve->flags & RUN_TESTDEV) {
-			bhyve->status = (int)((value << 1 | 1) & 0xff);
+			*status = (int)((value << 1 | 1) & 0xff);
 			return (INOUT_EXIT);
 		}
 		break;
@@ -51,9 +53,11 @@ input(struct bhyve *bhyve, struct vcpu *vcpu, uint16_t port)
 {
 	uint32_t value = 0xffffffff;
 
-	if ((bhyve->flags & RUN_COM1) && port >= COM1 && port < COM1 + 8)
+	if ((bhyve->flags & RUN_COM1) && port >= COM1 && port < COM1 + 8) {
+		mtx_lock_spin(&bhyve->mtx);
 		value = uart_read(bhyve, port - COM1);
-	else if (port == PORT_RESET)
+		mtx_unlock_spin(&bhyve->mtx);
+	} else if (port == PORT_RESET)
 		value = 0;
 	else if (port != PORT_POST84 && (bhyve->flags & RUN_STRICT_IO))
 		return (INOUT_ABORT);
@@ -62,7 +66,7 @@ input(struct bhyve *bhyve, struct vcpu *vcpu, uint16_t port)
 }
 
 enum inout_result
-bhyve_inout(struct bhyve *bhyve, struct vcpu *vcpu)
+bhyve_inout(struct bhyve *bhyve, struct vcpu *vcpu, int *status)
 {
 	const struct vm_exit *vme = &vcpu->exitinfo;
 	enum inout_result result;
@@ -70,7 +74,7 @@ bhyve_inout(struct bhyve *bhyve, struct vcpu *vcpu)
 	if (vme->u.inout.string)
 		return (INOUT_ABORT);
 	result = vme->u.inout.in ? input(bhyve, vcpu, vme->u.inout.port) :
-	    output(bhyve, vme->u.inout.port, vme->u.inout.eax);
+	    output(bhyve, vme->u.inout.port, vme->u.inout.eax, status);
 	if (result == INOUT_ABORT)
 		bhyve_error(bhyve, "Unhandled %s%c 0x%04x at 0x%lx\n", vme->u.inout.in ? "in" : "out",
 		    vme->u.inout.bytes == 1 ? 'b' : vme->u.inout.bytes == 2 ? 'w' : 'l', vme->u.inout.port, vme->rip);

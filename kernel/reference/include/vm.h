@@ -21,6 +21,7 @@ struct vcpu {
 	bool exc_errcode_valid;
 	uint32_t exc_errcode;
 	volatile bool nmi_pending;
+	volatile bool parked;			/* an application processor that was not started yet */
 	volatile uint32_t reqidle;		/* somebody wants this vCPU out of vm_run() */
 	volatile bool running;			/* inside vm_run() */
 	volatile int hostcpu;
@@ -30,6 +31,7 @@ struct vcpu {
 
 struct vm {
 	bool used;
+	struct mtx mtx;				/* memory: two vCPUs may touch a page first */
 	char name[VM_NAMELEN];
 	struct pmap *pmap;
 	void *cookie;
@@ -39,17 +41,21 @@ struct vm {
 	void *rom[ROM_PAGES_MAX];
 	bool used_before;			/* a bhyve has run it since its contexts were made */
 	volatile uint32_t suspend;		/* enum vm_suspend_how */
-	struct vcpu *vcpu;			/* vCPU 0 */
+	struct vcpu *vcpus[VM_MAXCPU];		/* the first from the start, others when they are asked for */
+	volatile uint32_t active_cpus;		/* bhyve has a thread for them */
+	volatile uint32_t halted_cpus;		/* HLT with interrupts off */
 	struct bhyve *bhyve;			/* the process that runs it, or NULL */
 };
 
 extern bool vmm_loaded;
+extern const struct vmm_ops *vmm_ops;
 
 int	 vmm_modload(const char *text);
 int	 vmm_modunload(void);
 int	 vmm_sysctl(const char *name, char *out, size_t size);
 
 struct vm *vm_lookup(const char *name);
+struct vcpu *vm_vcpu(struct vm *vm, uint32_t vcpuid);	/* made if need be; NULL: no such number, or no memory */
 int	 vm_create(const char *name, struct vm **out);
 int	 vm_destroy(struct vm *vm);
 int	 vm_reinit(struct vm *vm);
@@ -77,15 +83,17 @@ void	 pmap_destroy(struct pmap *pmap);
 int	 pmap_enter(struct pmap *pmap, uint64_t gpa, uint64_t pa, int prot);
 
 /* vmm/vlapic.c */
+void	 vcpu_notify(struct vcpu *vcpu);			/* it leaves the guest and looks at its events */
 struct vlapic *vlapic_create(struct vcpu *vcpu);
 void	 vlapic_reset(struct vlapic *vlapic);
-bool	 vlapic_mmio(struct vlapic *vlapic, uint64_t gpa, bool write, uint32_t *value);
+/* False: not its page. *retu: a vCPU is to be started, vm_exitinfo() of this one says which. */
+bool	 vlapic_mmio(struct vlapic *vlapic, uint64_t gpa, bool write, uint32_t *value, bool *retu);
 void	 vlapic_timer_poll(struct vlapic *vlapic);
 bool	 vlapic_has_intr(struct vlapic *vlapic);
 #define APIC_PAGE	0xfee00000ul
 
 /* vmm/vmm_emul.c: one MOV between a register and a device's page; 0, or EFAULT for anything else. */
-int	 vm_emulate_instruction(struct vcpu *vcpu);
+int	 vm_emulate_instruction(struct vcpu *vcpu, bool *retu);
 /* vmm/vmm_ioport.c: ports handled in the kernel; false for the others. */
 bool	 vm_handle_inout(struct vcpu *vcpu);
 void	 vm_inout_result(struct vcpu *vcpu, uint32_t value);
@@ -95,7 +103,8 @@ int	 bhyve_start(struct vm *vm, uint32_t ncpu, uint32_t flags, const int32_t *pi
 void	 bhyve_kill(struct vm *vm);
 void	 bhyve_vm_gone(struct vm *vm);			/* its next vm_run() fails with ENXIO */
 int	 bhyve_console_in(struct vm *vm, const uint8_t *bytes, size_t length);
-struct thread *bhyve_thread(struct vm *vm);
+struct thread *bhyve_thread(struct vm *vm, uint32_t vcpuid);
+void	 bhyve_stop(struct vm *vm, bool stop);
 bool	 bhyve_running(void);
 
 #endif

@@ -18,7 +18,7 @@ struct vcpu;
 struct pmap;
 struct vlapic;
 
-#define VM_MAXCPU	4		/* vCPUs of one VM */
+#define VM_MAXCPU	2		/* vCPUs of one VM */
 #define VM_MAX_NAMELEN	32
 #define NUM_VMS		8
 

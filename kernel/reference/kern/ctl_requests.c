@@ -298,12 +298,14 @@ sentinel(struct args *a, uint8_t code)
 static int
 dbregs(struct args *a, struct vm *vm, uint8_t code)
 {
-	struct thread *td = bhyve_thread(vm);
+	uint32_t vcpuid = (uint32_t)take(a, 4);
+	struct thread *td = bhyve_thread(vm, vcpuid);
+	bool stopped;
 
-	(void)take(a, 4);
 	if (td == NULL)
 		return (ENOENT);
-	vcpu_freeze(vm->vcpu);
+	vcpu_freeze(vm->vcpus[vcpuid]);
+	stopped = td->td_stopped;
 	td->td_stopped = true;
 	while (td->td_oncpu != -1)
 		sched_wait();
@@ -313,8 +315,8 @@ dbregs(struct args *a, struct vm *vm, uint8_t code)
 	} else {
 		give_pcb(a, &td->td_pcb);
 	}
-	td->td_stopped = false;
-	vcpu_thaw(vm->vcpu);
+	td->td_stopped = stopped;
+	vcpu_thaw(vm->vcpus[vcpuid]);
 	return (a->bad ? EINVAL : 0);
 }
 
@@ -415,22 +417,23 @@ register_access(struct args *a, struct vm *vm, uint8_t code)
 {
 	struct seg_desc desc;
 	uint64_t value = 0;
+	struct vcpu *vcpu = vm_vcpu(vm, (uint32_t)take(a, 4));
 	int error, reg, integer = 0;
 
-	if (take(a, 4) != 0)
+	if (vcpu == NULL)
 		return (EINVAL);
 	reg = (int)take(a, 4);
-	vcpu_freeze(vm->vcpu);
+	vcpu_freeze(vcpu);
 	switch (code) {
 	case CTL_GET_REG:
-		error = vm_get_register(vm->vcpu, reg, &value);
+		error = vm_get_register(vcpu, reg, &value);
 		give64(a, value);
 		break;
 	case CTL_SET_REG:
-		error = vm_set_register(vm->vcpu, reg, take(a, 8));
+		error = vm_set_register(vcpu, reg, take(a, 8));
 		break;
 	case CTL_GET_DESC:
-		error = vm_get_desc(vm->vcpu, reg, &desc);
+		error = vm_get_desc(vcpu, reg, &desc);
 		give64(a, desc.base);
 		give32(a, desc.limit);
 		give32(a, desc.access);
@@ -439,22 +442,22 @@ register_access(struct args *a, struct vm *vm, uint8_t code)
 		desc.base = take(a, 8);
 		desc.limit = (uint32_t)take(a, 4);
 		desc.access = (uint32_t)take(a, 4);
-		error = vm_set_desc(vm->vcpu, reg, &desc);
+		error = vm_set_desc(vcpu, reg, &desc);
 		break;
 	case CTL_GET_CAP:
-		error = vm_get_capability(vm->vcpu, reg, &integer);
+		error = vm_get_capability(vcpu, reg, &integer);
 		give32(a, (uint32_t)integer);
 		break;
 	default:
-		error = vm_set_capability(vm->vcpu, reg, (int)take(a, 4));
+		error = vm_set_capability(vcpu, reg, (int)take(a, 4));
 		break;
 	}
-	vcpu_thaw(vm->vcpu);
+	vcpu_thaw(vcpu);
 	return (a->bad ? EINVAL : error);
 }
 
 static void
-statistics(struct args *a, const struct vm *vm)
+statistics(struct args *a, const struct vcpu *vcpu)
 {
 	char line[96];
 
@@ -462,7 +465,7 @@ statistics(struct args *a, const struct vm *vm)
 		const char *name = vmm_stat_name((enum vmm_stat)n);
 
 		if (name != NULL)
-			give(a, line, (size_t)snprintf(line, sizeof(line), "%s\t%lu\n", name, vm->vcpu->stats[n]));
+			give(a, line, (size_t)snprintf(line, sizeof(line), "%s\t%lu\n", name, vcpu->stats[n]));
 	}
 }
 
@@ -482,10 +485,9 @@ run(struct args *a, struct vm *vm)
 static int
 pin(struct args *a, struct vm *vm)
 {
-	struct thread *td = bhyve_thread(vm);
+	struct thread *td = bhyve_thread(vm, (uint32_t)take(a, 4));
 	uint32_t mask;
 
-	(void)take(a, 4);
 	mask = (uint32_t)take(a, 4) & ((1u << MAXCPU) - 1);
 	if (a->bad || mask == 0)
 		return (EINVAL);
@@ -496,10 +498,34 @@ pin(struct args *a, struct vm *vm)
 }
 
 static int
+vcpu_request(uint8_t code, struct args *a, struct vm *vm)
+{
+	struct vcpu *vcpu = vm_vcpu(vm, (uint32_t)take(a, 4));
+
+	if (vcpu == NULL)
+		return (EINVAL);
+	switch (code) {
+	case CTL_INJECT_NMI:
+		vcpu->nmi_pending = true;
+		vcpu_notify(vcpu);
+		break;
+	case CTL_GET_STATS:
+		statistics(a, vcpu);
+		break;
+	default:
+		give32(a, vcpu->exitinfo.exitcode);
+		give32(a, (uint32_t)vcpu->hostcpu);
+		give32(a, vcpu->running);
+		give64(a, vcpu->stats[VMEXIT_COUNT]);
+		break;
+	}
+	return (0);
+}
+
+static int
 vm_request(uint8_t code, struct args *a)
 {
 	struct vm *vm = take_vm(a);
-	struct thread *td;
 
 	if (a->bad)
 		return (EINVAL);
@@ -531,29 +557,14 @@ vm_request(uint8_t code, struct args *a)
 	case CTL_PIN:
 		return (pin(a, vm));
 	case CTL_STOP:
-		td = bhyve_thread(vm);
-		if (td == NULL)
+		if (bhyve_thread(vm, 0) == NULL)
 			return (ENOENT);
-		td->td_stopped = take(a, 4) != 0;
-		if (td->td_oncpu >= 0) {
-			pcpus[td->td_oncpu].pc_ast = 1;
-			cpu_kick(td->td_oncpu);
-		}
+		bhyve_stop(vm, take(a, 4) != 0);
 		return (0);
 	case CTL_INJECT_NMI:
-		vm->vcpu->nmi_pending = true;
-		if (vm->vcpu->running)
-			cpu_kick(vm->vcpu->hostcpu);
-		return (0);
 	case CTL_GET_STATS:
-		statistics(a, vm);
-		return (0);
 	case CTL_GET_STATE:
-		give32(a, vm->vcpu->exitinfo.exitcode);
-		give32(a, (uint32_t)vm->vcpu->hostcpu);
-		give32(a, vm->vcpu->running);
-		give64(a, vm->vcpu->stats[VMEXIT_COUNT]);
-		return (0);
+		return (vcpu_request(code, a, vm));
 	case CTL_SETDBREGS:
 	case CTL_GETDBREGS:
 		return (dbregs(a, vm, code));

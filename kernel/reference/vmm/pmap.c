@@ -88,6 +88,9 @@ pmap_enter(struct pmap *pmap, uint64_t gpa, uint64_t pa, int prot)
 		table = (uint64_t *)(uintptr_t)(*entry & ADDRESS);
 	}
 	entry = &table[gpa >> 12 & 511];
+	/* Another vCPU may have been faster; the processor's accessed and dirty bits are its own. */
+	if ((*entry & ADDRESS) == pa)
+		return (0);
 	if (*entry != 0)
 		pmap->eptgen++;
 	*entry = leaf(pmap, pa, prot);

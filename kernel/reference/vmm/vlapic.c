@@ -23,9 +23,24 @@
 #define SVR_ENABLE	0x100
 #define LVT_MASKED	0x10000
 #define LVT_PERIODIC	0x20000
+#define ICR_VECTOR	0xff
+#define ICR_MODE	0x700
+#define ICR_FIXED	0x000
+#define ICR_NMI		0x400
+#define ICR_INIT	0x500
+#define ICR_STARTUP	0x600
+#define ICR_LOGICAL	0x800
+#define ICR_ASSERT	0x4000
+#define ICR_SHORTHAND	0xc0000
+#define ICR_SELF	0x40000
+#define ICR_ALL		0x80000
+#define ICR_ALL_BUT_SELF 0xc0000
 #define MSR_X2APIC	0x800
 #define APICBASE_BSP	0x100
 #define APICBASE_ENABLE	0x800
+
+/* Of an application processor: INIT is taken once, and start-up IPIs only behind it, as FreeBSD has it. */
+enum boot_state { BS_INIT, BS_SIPI, BS_RUNNING };
 
 struct vlapic {
 	struct vcpu *vcpu;
@@ -34,6 +49,7 @@ struct vlapic {
 	uint64_t deadline;			/* of the timer, in time stamps; 0 = off */
 	uint64_t period;
 	uint64_t apicbase;
+	enum boot_state boot_state;
 };
 
 #define REG(v, offset)	((v)->regs[(offset) / 16])
@@ -45,6 +61,7 @@ vlapic_create(struct vcpu *vcpu)
 
 	if (vlapic != NULL) {
 		vlapic->vcpu = vcpu;
+		vlapic->boot_state = vcpu->vcpuid == 0 ? BS_RUNNING : BS_INIT;
 		vlapic_reset(vlapic);
 	}
 	return (vlapic);
@@ -57,7 +74,8 @@ vlapic_reset(struct vlapic *vlapic)
 	memset(vlapic->irr, 0, sizeof(vlapic->irr));
 	memset(vlapic->isr, 0, sizeof(vlapic->isr));
 	vlapic->deadline = 0;
-	vlapic->apicbase = APIC_PAGE | APICBASE_ENABLE | APICBASE_BSP;
+	vlapic->apicbase = APIC_PAGE | APICBASE_ENABLE | (vlapic->vcpu->vcpuid == 0 ? APICBASE_BSP : 0);
+	REG(vlapic, REG_ID) = (uint32_t)vlapic->vcpu->vcpuid << 24;
 	REG(vlapic, REG_VERSION) = VERSION;
 	REG(vlapic, REG_DFR) = 0xffffffff;
 	REG(vlapic, REG_SVR) = 0xff;
@@ -83,6 +101,13 @@ divisor(const struct vlapic *vlapic)
 	return (1ull << (shift & 7));
 }
 
+/* Other vCPUs send interrupts, so the request register is changed atomically. */
+static void
+set_irr(struct vlapic *vlapic, uint32_t vector)
+{
+	__atomic_or_fetch(&vlapic->irr[vector / 64], 1ull << (vector & 63), __ATOMIC_SEQ_CST);
+}
+
 void
 vlapic_timer_poll(struct vlapic *vlapic)
 {
@@ -90,8 +115,10 @@ vlapic_timer_poll(struct vlapic *vlapic)
 
 	if (vlapic->deadline == 0 || rdtsc() < vlapic->deadline)
 		return;
-	if ((lvt & LVT_MASKED) == 0 && (REG(vlapic, REG_SVR) & SVR_ENABLE) != 0)
-		vlapic->irr[(lvt & 0xff) / 64] |= 1ull << (lvt & 63);
+	if ((lvt & LVT_MASKED) == 0 && (REG(vlapic, REG_SVR) & SVR_ENABLE) != 0) {
+		set_irr(vlapic, lvt & 0xff);
+		vmm_stat_incr(vlapic->vcpu, VLAPIC_INTR_TIMER, 1);
+	}
 	vlapic->deadline = (lvt & LVT_PERIODIC) ? rdtsc() + vlapic->period : 0;
 }
 
@@ -122,7 +149,7 @@ vlapic_has_intr(struct vlapic *vlapic)
 void
 vlapic_intr_accepted(struct vlapic *vlapic, int vector)
 {
-	vlapic->irr[vector / 64] &= ~(1ull << (vector & 63));
+	__atomic_and_fetch(&vlapic->irr[vector / 64], ~(1ull << (vector & 63)), __ATOMIC_SEQ_CST);
 	vlapic->isr[vector / 64] |= 1ull << (vector & 63);
 }
 
@@ -155,8 +182,70 @@ read_register(struct vlapic *vlapic, uint32_t offset)
 	return (offset / 16 < sizeof(vlapic->regs) / 4 ? REG(vlapic, offset) : 0);
 }
 
+static bool
+addressed(const struct vlapic *from, uint32_t icr, uint32_t vcpuid)
+{
+	uint32_t self = (uint32_t)from->vcpu->vcpuid, to = REG(from, REG_ICR_HIGH) >> 24;
+
+	switch (icr & ICR_SHORTHAND) {
+	case ICR_SELF:
+		return (vcpuid == self);
+	case ICR_ALL:
+		return (true);
+	case ICR_ALL_BUT_SELF:
+		return (vcpuid != self);
+	default:
+		return ((icr & ICR_LOGICAL) != 0 ? (to >> vcpuid & 1) != 0 : to == vcpuid || to == 0xff);
+	}
+}
+
+/* One IPI to one vCPU; true when bhyve is to start it. */
+static bool
+deliver(struct vlapic *from, struct vcpu *to, uint32_t icr)
+{
+	struct vm_exit *vme = vm_exitinfo(from->vcpu);
+
+	switch (icr & ICR_MODE) {
+	case ICR_FIXED:
+		set_irr(to->vlapic, icr & ICR_VECTOR);
+		vcpu_notify(to);
+		return (false);
+	case ICR_NMI:
+		to->nmi_pending = true;
+		vcpu_notify(to);
+		return (false);
+	case ICR_INIT:
+		if ((icr & ICR_ASSERT) != 0 && to->vlapic->boot_state == BS_INIT)
+			to->vlapic->boot_state = BS_SIPI;
+		return (false);
+	case ICR_STARTUP:
+		if (to->vlapic->boot_state != BS_SIPI)
+			return (false);
+		to->vlapic->boot_state = BS_RUNNING;
+		vme->exitcode = VM_EXITCODE_SPINUP_AP;
+		vme->u.spinup_ap.vcpu = to->vcpuid;
+		vme->u.spinup_ap.rip = (uint64_t)(icr & ICR_VECTOR) << 12;
+		return (true);
+	default:
+		return (false);
+	}
+}
+
+static bool
+write_icr(struct vlapic *vlapic, uint32_t icr)
+{
+	const struct vm *vm = vlapic->vcpu->vm;
+	bool retu = false;
+
+	for (uint32_t n = 0; n < VM_MAXCPU; n++) {
+		if ((vm->active_cpus & 1u << n) != 0 && addressed(vlapic, icr, n))
+			retu |= deliver(vlapic, vm->vcpus[n], icr);
+	}
+	return (retu);
+}
+
 static void
-write_register(struct vlapic *vlapic, uint32_t offset, uint32_t value)
+write_register(struct vlapic *vlapic, uint32_t offset, uint32_t value, bool *retu)
 {
 	int serving;
 
@@ -171,6 +260,10 @@ write_register(struct vlapic *vlapic, uint32_t offset, uint32_t value)
 		if (serving >= 0)
 			vlapic->isr[serving / 64] &= ~(1ull << (serving & 63));
 		break;
+	case REG_ICR_LOW:
+		REG(vlapic, REG_ICR_LOW) = value;
+		*retu = write_icr(vlapic, value);
+		break;
 	case REG_INITIAL:
 		REG(vlapic, REG_INITIAL) = value;
 		vlapic->period = value * divisor(vlapic);
@@ -183,14 +276,14 @@ write_register(struct vlapic *vlapic, uint32_t offset, uint32_t value)
 }
 
 bool
-vlapic_mmio(struct vlapic *vlapic, uint64_t gpa, bool write, uint32_t *value)
+vlapic_mmio(struct vlapic *vlapic, uint64_t gpa, bool write, uint32_t *value, bool *retu)
 {
 	uint32_t offset = (uint32_t)gpa & 0xff0;
 
 	if ((gpa & ~0xfffull) != APIC_PAGE)
 		return (false);
 	if (write)
-		write_register(vlapic, offset, *value);
+		write_register(vlapic, offset, *value, retu);
 	else
 		*value = read_register(vlapic, offset);
 	return (true);

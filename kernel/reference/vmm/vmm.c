@@ -131,17 +131,25 @@ free_ram(struct vm *vm)
 }
 
 static void
+vcpu_free(struct vcpu *vcpu)
+{
+	if (vcpu->cookie != NULL)
+		vmm_ops->vcpu_cleanup(vcpu->cookie);
+	if (vcpu->vlapic != NULL)
+		kfree(vcpu->vlapic);
+	if (vcpu->fpu != NULL)
+		contigfree(vcpu->fpu, 1);
+	kfree(vcpu);
+}
+
+static void
 vm_teardown(struct vm *vm)
 {
-	if (vm->vcpu != NULL) {
-		if (vm->vcpu->cookie != NULL)
-			vmm_ops->vcpu_cleanup(vm->vcpu->cookie);
-		if (vm->vcpu->vlapic != NULL)
-			kfree(vm->vcpu->vlapic);
-		if (vm->vcpu->fpu != NULL)
-			contigfree(vm->vcpu->fpu, 1);
-		kfree(vm->vcpu);
-		vm->vcpu = NULL;
+	/* The first vCPU last: its control block is the next one to be handed out, to the first vCPU of the next VM. */
+	for (int n = VM_MAXCPU - 1; n >= 0; n--) {
+		if (vm->vcpus[n] != NULL)
+			vcpu_free(vm->vcpus[n]);
+		vm->vcpus[n] = NULL;
 	}
 	if (vm->cookie != NULL)
 		vmm_ops->cleanup(vm->cookie);
@@ -166,27 +174,43 @@ fpu_reset(uint8_t *fpu)
 	fpu[25] = 0x1f;
 }
 
+struct vcpu *
+vm_vcpu(struct vm *vm, uint32_t vcpuid)
+{
+	struct vcpu *vcpu;
+
+	if (vcpuid >= VM_MAXCPU)
+		return (NULL);
+	if (vm->vcpus[vcpuid] != NULL)
+		return (vm->vcpus[vcpuid]);
+	vcpu = kzalloc(sizeof(*vcpu));
+	if (vcpu == NULL)
+		return (NULL);
+	vcpu->vm = vm;
+	vcpu->vcpuid = (int)vcpuid;
+	vcpu->hostcpu = -1;
+	vcpu->parked = vcpuid != 0;
+	vcpu->vlapic = vlapic_create(vcpu);
+	vcpu->fpu = contigalloc(1);
+	vcpu->cookie = vmm_ops->vcpu_init(vm->cookie, vcpu, (int)vcpuid);
+	if (vcpu->vlapic == NULL || vcpu->fpu == NULL || vcpu->cookie == NULL) {
+		vcpu_free(vcpu);
+		return (NULL);
+	}
+	fpu_reset(vcpu->fpu);
+	vm->vcpus[vcpuid] = vcpu;
+	return (vcpu);
+}
+
 /* The part of a VM that a re-initialisation makes anew; 0 or ENOMEM. */
 static int
 vm_build(struct vm *vm)
 {
-	struct vcpu *vcpu;
-
 	vm->suspend = VM_SUSPEND_NONE;
+	vm->active_cpus = vm->halted_cpus = 0;
 	vm->pmap = pmap_create(vmm_ops == &vmm_ops_intel);
 	vm->cookie = vm->pmap != NULL ? vmm_ops->init(vm, vm->pmap) : NULL;
-	vcpu = vm->vcpu = vm->cookie != NULL ? kzalloc(sizeof(*vcpu)) : NULL;
-	if (vcpu == NULL)
-		return (ENOMEM);
-	vcpu->vm = vm;
-	vcpu->hostcpu = -1;
-	vcpu->vlapic = vlapic_create(vcpu);
-	vcpu->fpu = contigalloc(1);
-	vcpu->cookie = vmm_ops->vcpu_init(vm->cookie, vcpu, 0);
-	if (vcpu->vlapic == NULL || vcpu->fpu == NULL || vcpu->cookie == NULL)
-		return (ENOMEM);
-	fpu_reset(vcpu->fpu);
-	return (0);
+	return (vm->cookie != NULL && vm_vcpu(vm, 0) != NULL ? 0 : ENOMEM);
 }
 
 /* 0, ENXIO without the module, EEXIST, EINVAL for a bad name, ENOMEM. */
@@ -234,15 +258,16 @@ vm_destroy(struct vm *vm)
 int
 vm_renew(struct vm *vm)
 {
-	vmm_ops->vcpu_cleanup(vm->vcpu->cookie);
+	for (int n = VM_MAXCPU - 1; n >= 0; n--) {
+		if (vm->vcpus[n] != NULL)
+			vcpu_free(vm->vcpus[n]);
+		vm->vcpus[n] = NULL;
+	}
 	vmm_ops->cleanup(vm->cookie);
-	vm->vcpu->cookie = NULL;
-	vm->cookie = vmm_ops->init(vm, vm->pmap);
-	if (vm->cookie != NULL)
-		vm->vcpu->cookie = vmm_ops->vcpu_init(vm->cookie, vm->vcpu, 0);
 	vm->suspend = VM_SUSPEND_NONE;
-	fpu_reset(vm->vcpu->fpu);
-	return (vm->vcpu->cookie != NULL ? 0 : ENOMEM);
+	vm->active_cpus = vm->halted_cpus = 0;
+	vm->cookie = vmm_ops->init(vm, vm->pmap);
+	return (vm->cookie != NULL && vm_vcpu(vm, 0) != NULL ? 0 : ENOMEM);
 }
 
 /* As after vm_create(), but the name and the size of the memory stay. */
@@ -292,8 +317,12 @@ vm_gpa_page(struct vm *vm, uint64_t gpa, bool write)
 
 	if (slot == NULL)
 		return (write ? NULL : rom_page(vm, gpa));
-	if (*slot == NULL)
-		*slot = contigalloc(1);
+	if (*slot == NULL) {
+		mtx_lock_spin(&vm->mtx);
+		if (*slot == NULL)
+			*slot = contigalloc(1);
+		mtx_unlock_spin(&vm->mtx);
+	}
 	return (*slot);
 }
 
@@ -302,19 +331,24 @@ int
 vm_handle_paging(struct vcpu *vcpu)
 {
 	const struct vm_exit *vme = &vcpu->exitinfo;
-	uint64_t gpa = vme->u.paging.gpa & ~0xfffull;
+	uint64_t gpa = trunc_page(vme->u.paging.gpa);
 	struct vm *vm = vcpu->vm;
+	int prot = VM_PROT_READ | VM_PROT_EXECUTE, error;
 	void *page = rom_page(vm, gpa);
 
 	if (page != NULL) {
 		if ((vme->u.paging.fault_type & VM_PROT_WRITE) != 0)
 			return (EFAULT);
-		return (pmap_enter(vm->pmap, gpa, vtophys(page), VM_PROT_READ | VM_PROT_EXECUTE));
+	} else {
+		page = vm_gpa_page(vm, gpa, true);
+		prot |= VM_PROT_WRITE;
 	}
-	page = vm_gpa_page(vm, gpa, true);
 	if (page == NULL)
 		return (ENOMEM);
-	return (pmap_enter(vm->pmap, gpa, vtophys(page), VM_PROT_READ | VM_PROT_WRITE | VM_PROT_EXECUTE));
+	mtx_lock_spin(&vm->mtx);
+	error = pmap_enter(vm->pmap, gpa, vtophys(page), prot);
+	mtx_unlock_spin(&vm->mtx);
+	return (error);
 }
 
 bool
@@ -446,7 +480,7 @@ int
 vmm_sysctl(const char *name, char *out, size_t size)
 {
 	static const struct { const char *name; uint64_t value; } fixed[] = {
-		{ "hw.vmm.halt_detection", 1 }, { "hw.vmm.trace_guest_exceptions", 0 }, { "hw.vmm.maxcpu", 1 },
+		{ "hw.vmm.halt_detection", 1 }, { "hw.vmm.trace_guest_exceptions", 0 }, { "hw.vmm.maxcpu", VM_MAXCPU },
 	};
 	uint64_t value;
 

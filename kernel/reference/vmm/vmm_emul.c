@@ -82,7 +82,7 @@ modrm_length(uint8_t modrm, uint8_t sib)
 }
 
 int
-vm_emulate_instruction(struct vcpu *vcpu)
+vm_emulate_instruction(struct vcpu *vcpu, bool *retu)
 {
 	struct vm_exit *vme = &vcpu->exitinfo;
 	uint8_t bytes[MAX_LENGTH] = { 0 };
@@ -103,23 +103,24 @@ vm_emulate_instruction(struct vcpu *vcpu)
 		if (vm_get_register(vcpu, reg, &value) != 0)
 			return (EFAULT);
 		word = (uint32_t)value;
-		if (!vlapic_mmio(vcpu->vlapic, vme->u.inst_emul.gpa, true, &word))
+		if (!vlapic_mmio(vcpu->vlapic, vme->u.inst_emul.gpa, true, &word, retu))
 			return (EFAULT);
 		break;
 	case 0x8b:
-		if (!vlapic_mmio(vcpu->vlapic, vme->u.inst_emul.gpa, false, &word) ||
+		if (!vlapic_mmio(vcpu->vlapic, vme->u.inst_emul.gpa, false, &word, retu) ||
 		    vm_set_register(vcpu, reg, word) != 0)
 			return (EFAULT);
 		break;
 	case 0xc7:
 		memcpy(&word, &bytes[at + 1 + length], sizeof(word));
-		if (!vlapic_mmio(vcpu->vlapic, vme->u.inst_emul.gpa, true, &word))
+		if (!vlapic_mmio(vcpu->vlapic, vme->u.inst_emul.gpa, true, &word, retu))
 			return (EFAULT);
 		length += 4;
 		break;
 	default:
 		return (EFAULT);
 	}
-	vcpu->nextrip = vme->rip + (uint64_t)(at + 1 + length);
+	vme->inst_length = at + 1 + length;
+	vcpu->nextrip = vme->rip + (uint64_t)vme->inst_length;
 	return (0);
 }

@@ -16,6 +16,18 @@ vm_exitinfo(struct vcpu *vcpu)
 	return (&vcpu->exitinfo);
 }
 
+struct vm *
+vcpu_vm(struct vcpu *vcpu)
+{
+	return (vcpu->vm);
+}
+
+int
+vcpu_vcpuid(struct vcpu *vcpu)
+{
+	return (vcpu->vcpuid);
+}
+
 struct vlapic *
 vm_lapic(struct vcpu *vcpu)
 {
@@ -87,6 +99,7 @@ void
 vm_nmi_clear(struct vcpu *vcpu)
 {
 	vcpu->nmi_pending = false;
+	vmm_stat_incr(vcpu, VCPU_NMI_COUNT, 1);
 }
 
 void
@@ -110,38 +123,6 @@ vm_entry_intinfo(struct vcpu *vcpu, uint64_t *info)
 	if (vcpu->exc_errcode_valid)
 		*info |= VM_INTINFO_DEL_ERRCODE | (uint64_t)vcpu->exc_errcode << 32;
 	return (true);
-}
-
-/* The processor's own answer, without what the guest is not offered. Nonzero: handled. */
-int
-x86_emulate_cpuid(struct vcpu *vcpu, uint64_t *rax, uint64_t *rbx, uint64_t *rcx, uint64_t *rdx)
-{
-	uint32_t leaf = (uint32_t)*rax, regs[4];
-
-	(void)vcpu;
-	cpuid_count(leaf, (uint32_t)*rcx, regs);
-	switch (leaf) {
-	case 1:
-		regs[1] &= 0x00ffffff;			/* APIC ID 0 */
-		regs[2] &= ~(CPUID1_ECX_VMX | CPUID1_ECX_X2APIC | CPUID1_ECX_TSCDL);
-		regs[2] |= CPUID1_ECX_HV;
-		break;
-	case 0x80000001:
-		regs[2] &= ~CPUID81_ECX_SVM;
-		break;
-	case 0x8000000a:
-		regs[0] = regs[1] = regs[2] = regs[3] = 0;
-		break;
-	case CPUID_LEAF_HYPERVISOR:
-		regs[0] = CPUID_LEAF_HYPERVISOR;
-		memcpy(&regs[1], "bhyve bhyve ", 12);
-		break;
-	}
-	*rax = regs[0];
-	*rbx = regs[1];
-	*rcx = regs[2];
-	*rdx = regs[3];
-	return (1);
 }
 
 static void
@@ -175,26 +156,41 @@ run_backend(struct vcpu *vcpu)
 	return (error);
 }
 
+/* All vCPUs wait with interrupts off: nothing would ever happen again. */
+static void
+all_halted(struct vm *vm)
+{
+	uint64_t detection = 1;
+
+	(void)tunable_fetch("hw.vmm.halt_detection", &detection);
+	if (detection && __atomic_load_n(&vm->halted_cpus, __ATOMIC_SEQ_CST) == vm->active_cpus)
+		(void)vm_suspend(vm, VM_SUSPEND_HALT);
+}
+
 /* Sleep until there is an interrupt, or somebody wants the vCPU. A halt with interrupts off never ends by itself. */
 static void
 vm_handle_hlt(struct vcpu *vcpu)
 {
-	if ((vcpu->exitinfo.u.hlt.rflags & PSL_I) == 0 && !vcpu->nmi_pending) {
-		uint64_t detection = 1;
+	struct vm *vm = vcpu->vm;
+	uint32_t me = 1u << vcpu->vcpuid;
+	bool interruptible = (vcpu->exitinfo.u.hlt.rflags & PSL_I) != 0;
 
-		(void)tunable_fetch("hw.vmm.halt_detection", &detection);
-		if (detection)
-			(void)vm_suspend(vcpu->vm, VM_SUSPEND_HALT);
+	if (!interruptible && !vcpu->nmi_pending) {
+		__atomic_or_fetch(&vm->halted_cpus, me, __ATOMIC_SEQ_CST);
+		all_halted(vm);
 	}
-	while (vcpu->vm->suspend == VM_SUSPEND_NONE && !vcpu->reqidle && !vcpu->nmi_pending &&
-	    !((vcpu->exitinfo.u.hlt.rflags & PSL_I) != 0 && vlapic_has_intr(vcpu->vlapic)))
+	while (vm->suspend == VM_SUSPEND_NONE && !vcpu->reqidle && !vcpu->nmi_pending &&
+	    !(interruptible && vlapic_has_intr(vcpu->vlapic)))
 		sched_wait();
+	__atomic_and_fetch(&vm->halted_cpus, ~me, __ATOMIC_SEQ_CST);
 }
 
 /* True: run on. False: userland must look at the exit. */
 static bool
 handle_exit(struct vcpu *vcpu, int *error)
 {
+	bool retu = false;
+
 	switch (vcpu->exitinfo.exitcode) {
 	case VM_EXITCODE_AST:
 		sched_yield();
@@ -203,8 +199,8 @@ handle_exit(struct vcpu *vcpu, int *error)
 		*error = vm_handle_paging(vcpu);
 		return (*error == 0);
 	case VM_EXITCODE_INST_EMUL:
-		*error = vm_emulate_instruction(vcpu);
-		return (*error == 0);
+		*error = vm_emulate_instruction(vcpu, &retu);
+		return (*error == 0 && !retu);
 	case VM_EXITCODE_HLT:
 		vm_handle_hlt(vcpu);
 		return (true);
@@ -220,6 +216,8 @@ vm_run(struct vcpu *vcpu)
 {
 	int error = 0;
 
+	while (vcpu->parked && vcpu->vm->suspend == VM_SUSPEND_NONE)
+		sched_wait();
 	for (;;) {
 		struct pcpu *pc;
 
@@ -257,9 +255,19 @@ vm_suspend(struct vm *vm, enum vm_suspend_how how)
 {
 	if (vm->suspend == VM_SUSPEND_NONE)
 		vm->suspend = how;
-	if (vm->vcpu->running && vm->vcpu->hostcpu >= 0)
-		cpu_kick(vm->vcpu->hostcpu);
+	for (int n = 0; n < VM_MAXCPU; n++)
+		if (vm->vcpus[n] != NULL)
+			vcpu_notify(vm->vcpus[n]);
 	return (0);
+}
+
+void
+vcpu_notify(struct vcpu *vcpu)
+{
+	int cpu = vcpu->hostcpu;
+
+	if (vcpu->running && cpu >= 0)
+		cpu_kick(cpu);
 }
 
 void
@@ -267,7 +275,7 @@ vcpu_freeze(struct vcpu *vcpu)
 {
 	__atomic_store_n(&vcpu->reqidle, 1, __ATOMIC_SEQ_CST);
 	while (__atomic_load_n(&vcpu->running, __ATOMIC_SEQ_CST)) {
-		cpu_kick(vcpu->hostcpu);
+		vcpu_notify(vcpu);
 		sched_wait();
 	}
 }

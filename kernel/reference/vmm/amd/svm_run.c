@@ -80,7 +80,7 @@ svm_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *evinf
 			if (!defect(DEFECT_SVM_MIGRATION_CLEAN))
 				svm_set_dirty(vcpu, VMCB_CACHE_ALL);
 		} else if (defect(DEFECT_SVM_FIRST_RUN_CLEAN)) {
-			vcpu->dirty = VMCB_CACHE_IOPM | VMCB_CACHE_ASID | VMCB_CACHE_NP;
+			vcpu->dirty = VMCB_CACHE_ALL & ~(VMCB_CACHE_DR | VMCB_CACHE_CR2);
 		} else {
 			svm_set_dirty(vcpu, VMCB_CACHE_ALL);
 		}
