@@ -35,7 +35,8 @@ def parse_registers(result: CommandResult, names: Sequence[str]) -> dict[str, in
     try:
         return {name: int(found[name].split("/")[0], 16) for name in names}
     except ValueError:
-        raise UnexpectedAnswer(f"'{result.command}' printed something else than numbers: {result.text[:200]!r}.") from None
+        text = result.text[:200]
+        raise UnexpectedAnswer(f"'{result.command}' printed something else than numbers: {text!r}.") from None
 
 
 def parse_stats(result: CommandResult) -> dict[str, int]:

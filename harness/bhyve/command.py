@@ -33,4 +33,5 @@ def explain_exit(status: int, stderr: str) -> VmmcheckError:
         return InfraError(f"bhyve did not start the guest (status {status}).{said}")
     meanings = {0: "the guest was reset", 1: "the guest was powered off", 2: "all vCPUs halted", 3: "triple fault",
                 134: "bhyve aborted", 137: "bhyve was killed"}  # fmt: skip
-    return GuestDied(f"bhyve ended with status {status} ({meanings.get(status, 'unknown')}) before the guest did.{said}")
+    meaning = meanings.get(status, "unknown")
+    return GuestDied(f"bhyve ended with status {status} ({meaning}) before the guest did.{said}")

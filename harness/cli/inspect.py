@@ -48,7 +48,7 @@ def collect_cases() -> dict[str, list[Case]]:
     """Case id -> metadata of each of its variants, from the suites as they are."""
     collector = _Collector()
     status = pytest.main(
-        ["--collect-only", "-q", "-p", "no:terminal", "--rootdir", str(ROOT), str(ROOT / "suites")],
+        ["--collect-only", "-qqq", "--rootdir", str(ROOT), str(ROOT / "suites")],
         plugins=[collector],
     )
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
@@ -62,7 +62,10 @@ def cases(as_json: bool) -> None:
     """List the cases with their requirements, needs and number of variants."""
     found = collect_cases()
     if as_json:
-        data = {id: {"rule": c[0].rule, "requirements": c[0].requirements, "variants": len(c)} for id, c in found.items()}
+        data = {
+            id: {"rule": all_[0].rule, "requirements": all_[0].requirements, "variants": len(all_)}
+            for id, all_ in found.items()
+        }
         click.echo(json.dumps(data, indent=1))
         return
     table = Table("case", "variants", "requirements", "needs", "rule")
@@ -73,7 +76,8 @@ def cases(as_json: bool) -> None:
     console = Console()
     console.print(table)
     priorities = Counter(variants[0].priority for variants in found.values())
-    console.print(f"{len(found)} cases, {sum(map(len, found.values()))} variants a host; by priority {dict(priorities)}")
+    variants = sum(map(len, found.values()))
+    console.print(f"{len(found)} cases, {variants} variants a host; by priority {dict(priorities)}")
 
 
 @click.command()

@@ -212,8 +212,10 @@ class BhyvePrograms:
 
     @staticmethod
     def _known(name: str) -> bool:
-        plain = {"vm", "cpu", "create", "destroy", "get-stats", "get-all", "force-reset", "force-poweroff", "inject-nmi",
-                 "get-exit-reason"}  # fmt: skip
+        plain = {
+            "vm", "cpu", "create", "destroy", "get-stats", "get-all", "force-reset", "force-poweroff", "inject-nmi",
+            "get-exit-reason",
+        }  # fmt: skip
         kind, _, register = name.partition("-")
         return (
             name in plain

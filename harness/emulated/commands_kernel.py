@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import time
+from collections.abc import Callable
 
 from harness.emulated.ctl import Code, KernelError
 from harness.emulated.host import (
@@ -109,7 +110,7 @@ class KernelPrograms:
             host.log(f"linker_load_file: {path} - unsupported file type")
             return "ENOEXEC"
         tunables = "".join(f"tunable {key}={host.kenv[key]}\n" for key in _TUNABLES if key in host.kenv)
-        modules = VMM_MODULES
+        modules: tuple[str, ...] = VMM_MODULES
         try:
             host.machine.request(Code.MODLOAD, (tunables + body).encode())
         except KernelError as error:
@@ -195,7 +196,7 @@ class KernelPrograms:
 
     def _get(self, name: str) -> str:
         host = self.host
-        fixed = {
+        fixed: dict[str, Callable[[], str]] = {
             "kern.boot_id": lambda: host.boot_id,
             "kern.osrelease": lambda: RELEASE,
             "kern.osreldate": lambda: OSRELDATE,

@@ -6,6 +6,7 @@ import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import paramiko
 
@@ -111,7 +112,8 @@ class SshServer:
         transport = paramiko.Transport(client)
         # The answer to an exec request must be on its way before the command can finish: paramiko sends it when
         # this handler returns, so the command starts behind the handler and not inside of it.
-        table = dict(transport._channel_handler_table)
+        internals: Any = transport
+        table = dict(internals._channel_handler_table)
         handle = table[paramiko.common.MSG_CHANNEL_REQUEST]
 
         def handle_then_start(channel: paramiko.Channel, message: paramiko.Message) -> None:
@@ -120,7 +122,7 @@ class SshServer:
             if command is not None:
                 threading.Thread(target=self.run, args=(channel, command), daemon=True).start()
 
-        transport._channel_handler_table = table | {paramiko.common.MSG_CHANNEL_REQUEST: handle_then_start}
+        internals._channel_handler_table = table | {paramiko.common.MSG_CHANNEL_REQUEST: handle_then_start}
         transport.add_server_key(self.host_key)
         with suppress(paramiko.SSHException, EOFError, OSError):
             transport.start_server(server=_Session(self))

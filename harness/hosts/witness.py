@@ -77,7 +77,8 @@ class Witness:
         self, cpu: int, *, watch: bool, pattern: HostDebugState | None = None
     ) -> Iterator[RunningSentinel]:
         registers = show_state(pattern or HostDebugState(), separator=",", debugctl=False)
-        command = f"{self._host.folder}/vmmwitness sentinel --cpu {cpu} --dr {registers}" + (" --watch" if watch else "")
+        options = f"--cpu {cpu} --dr {registers}" + (" --watch" if watch else "")
+        command = f"{self._host.folder}/vmmwitness sentinel {options}"
         process = self._host.transport.start(command, deadline=Deadline.after(20))
         deadline = Deadline.after(20)
         while b"\n" not in process.stdout and process.read(deadline) and not deadline.expired():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,10 +60,15 @@ class BareSession:
         return {"bochs_seconds": round(self._subject.bochs_seconds, 3)}
 
 
-def open_session(alias: str, host: Host, reach: Mapping[str, str], run_folder: Path | None) -> HostSession:
-    """The session for a host of the inventory, not opened yet; ``reach`` is what its launcher told of it."""
+def open_session(
+    alias: str, host: Host, reach: Mapping[str, str], run_folder: Path | None, defects: Sequence[str] = ()
+) -> HostSession:
+    """The session for a host of the inventory, not opened yet.
+
+    ``reach`` is what its launcher told of it, ``defects`` are seeded into the module under test.
+    """
     if isinstance(host, BareHost):
         return BareSession(alias, host)
     if isinstance(host, EmulatedHost):
-        return SshSession(platform_of(alias, host), reach, run_folder)
+        return SshSession(platform_of(alias, host), reach, run_folder, defects)
     raise ConfigError(f"Hosts of kind '{host.kind}' cannot be driven yet (host '{alias}').")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,20 @@ STOCK_MODULE = "/boot/kernel/vmm.ko"
 _WITNESS_MODULE = "vmmcheck_witness.ko"
 
 
+def reference_module(defects: Sequence[str]) -> bytes:
+    """The file that stands for a vmm.ko with seeded defects on an emulated host."""
+    return "".join(f"{line}\n" for line in ("vmmcheck reference vmm.ko", *(f"defect {id}" for id in defects))).encode()
+
+
 class SshSession:
     """Implements :class:`harness.lab.session.HostSession`.
 
     ``reach`` tells address, port, user, host key and identity, and for emulated hosts the board controller.
     """
 
-    def __init__(self, platform: Platform, reach: Mapping[str, str], run_folder: Path | None) -> None:
+    def __init__(
+        self, platform: Platform, reach: Mapping[str, str], run_folder: Path | None, defects: Sequence[str] = ()
+    ) -> None:
         self.platform = platform
         self._reach = reach
         self._power: Power | None = SimulatedPower(Path(reach["control"])) if "control" in reach else None
@@ -56,6 +63,8 @@ class SshSession:
         self._host: Host | None = None
         self._subject: BhyveSubject | None = None
         self._boot_id = ""
+        self._defects = tuple(defects)
+        self._module = STOCK_MODULE
         self._module_sha256 = ""
         self._climbs = 0
         self._channels = 0
@@ -99,7 +108,11 @@ class SshSession:
                 help="End them or choose another host; vmmcheck does not touch machines of others.",
             )
         host.check(f"mkdir -p -m 700 {host.folder}")
-        self._module_sha256 = host.load(STOCK_MODULE)
+        if self._defects:
+            # Never over the stock module: a reset comes back to that one by itself.
+            self._module = f"{host.folder}/vmm.ko"
+            host.put(self._module, reference_module(self._defects))
+        self._module_sha256 = host.load(self._module)
         if "witness" in self.platform.capabilities:
             host.put(f"{host.folder}/{_WITNESS_MODULE}", b"vmmcheck witness.ko\n")
             host.check(f"kldload {host.folder}/{_WITNESS_MODULE}")
@@ -111,7 +124,8 @@ class SshSession:
             "heading": self.platform.heading,
             "label": "EMULATED" if self.platform.emulated else "",
             "boot_id": self._boot_id,
-            "vmm_path": STOCK_MODULE,
+            "vmm_path": self._module,
+            "defects": list(self._defects),
             "vmm_sha256": self._module_sha256,
             **self._connected.collect_facts(),
         }
@@ -133,13 +147,13 @@ class SshSession:
         """The same boot, our module, no machine left over: one round trip."""
         host = self._connected
         command = "sysctl -n kern.boot_id; kldstat -v -n vmm.ko | grep -cF ' (%s)'; ls /dev/vmm 2>/dev/null"
-        result = host.run(command % STOCK_MODULE)
+        result = host.run(command % self._module)
         lines = result.text.split("\n")
         host.transport.recorder = NullRecorder()
         if lines[0] != self._boot_id:
             raise SshLost(f"'{self.platform.alias}' has another boot identifier than before the item: {lines[0]!r}.")
         if lines[1:2] != ["1"]:
-            raise HostUnready(f"The loaded vmm.ko is not '{STOCK_MODULE}' any more: {result.text!r}.")
+            raise HostUnready(f"The loaded vmm.ko is not '{self._module}' any more: {result.text!r}.")
         if lines[2:]:
             raise InfraError(f"Virtual machines were left over: {' '.join(lines[2:])}.")
 

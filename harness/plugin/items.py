@@ -107,7 +107,7 @@ class ItemRunner:
         if alias not in self._sessions:
             try:
                 host, reach = self._lab.hosts[alias], self._lab.reach.get(alias, {})
-                session = open_session(alias, host, reach, self._lab.run_dir)
+                session = open_session(alias, host, reach, self._lab.run_dir, self._lab.defects)
                 self._sessions[alias] = session
                 self.facts[alias] = session.open()
             except VmmcheckError as error:

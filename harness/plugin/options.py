@@ -22,6 +22,8 @@ class LabConfig:
     run_dir: Path | None
     #: alias -> how to reach a host that the controller started.
     reach: dict[str, dict[str, str]]
+    #: Seeded defects of the module under test (emulated hosts).
+    defects: tuple[str, ...] = ()
 
 
 LAB = pytest.StashKey[LabConfig]()
@@ -35,6 +37,13 @@ def add_options(parser: pytest.Parser) -> None:
         "--case", action="append", default=[], metavar="GLOB", help="only cases such as DAT-01 or 'DAT-*' (repeatable)"
     )
     group.addoption("--priority", type=int, default=0, metavar="N", help="only cases of priority 1 to N")
+    group.addoption(
+        "--defect",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="load a vmm.ko with this seeded defect of kernel/reference/defects.toml (emulated hosts; repeatable)",
+    )
     group.addoption("--run-dir", default="runs", metavar="DIR", help="where run folders are made (default: runs)")
 
 
@@ -46,11 +55,12 @@ def read_lab(config: pytest.Config) -> LabConfig | None:
             return None
         data = json.loads(given["vmmcheck"])
         host: Host = TypeAdapter(Host).validate_json(json.dumps(data["entry"]))
-        return LabConfig(data["lab"], {data["alias"]: host}, Path(data["run_dir"]), {data["alias"]: data["reach"]})
+        reach = {data["alias"]: data["reach"]}
+        return LabConfig(data["lab"], {data["alias"]: host}, Path(data["run_dir"]), reach, tuple(data["defects"]))
     if not config.option.lab:
         return None
     inventory = load_inventory(Path(config.option.lab))
-    return LabConfig(inventory.lab, select_hosts(inventory, config.option.host), None, {})
+    return LabConfig(inventory.lab, select_hosts(inventory, config.option.host), None, {}, tuple(config.option.defect))
 
 
 def worker_input(lab: LabConfig, alias: str, run_dir: Path) -> str:
@@ -62,5 +72,6 @@ def worker_input(lab: LabConfig, alias: str, run_dir: Path) -> str:
             "entry": dump_host(lab.hosts[alias]),
             "run_dir": str(run_dir),
             "reach": lab.reach.get(alias, {}),
+            "defects": list(lab.defects),
         }
     )

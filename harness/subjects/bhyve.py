@@ -36,7 +36,9 @@ _GO = b"G"
 class BhyveGuest:
     """Implements :class:`harness.subjects.protocol.RunningGuest`."""
 
-    def __init__(self, host: Host, recorder: Recorder, rom: Rom, name: str, process: RemoteProcess, seconds: float) -> None:
+    def __init__(
+        self, host: Host, recorder: Recorder, rom: Rom, name: str, process: RemoteProcess, seconds: float
+    ) -> None:
         self._host = host
         self._recorder = recorder
         self._rom = rom

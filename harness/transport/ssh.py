@@ -95,9 +95,8 @@ class _SshProcess:
 
     def _lost(self) -> SshLost:
         self._record(None)
-        return SshLost(
-            f"The connection to '{self._transport.name}' broke while '{self._command[:120]}' ran; its outcome is unknown."
-        )
+        name = self._transport.name
+        return SshLost(f"The connection to '{name}' broke while '{self._command[:120]}' ran; its outcome is unknown.")
 
     def _record(self, status: int | None) -> None:
         if not self._recorded:
