@@ -14,6 +14,7 @@
 /* Polls without a byte after which a frame that began is given up: the other side died in the middle of it. */
 #define PATIENCE	20000000
 
+volatile bool panicked;
 static struct mtx tx_mtx;
 static uint8_t rx_body[CTL_BODY_MAX];
 static uint8_t response[CTL_BODY_MAX];
@@ -95,14 +96,18 @@ panic(const char *format, ...)
 	__builtin_va_list ap;
 
 	disable_intr();
+	/* Only the first CPU speaks; it stops the others, whose last words would say nothing new. */
+	if (__atomic_exchange_n(&panicked, true, __ATOMIC_SEQ_CST))
+		cpu_stop();
+	for (int cpu = 0; cpu < MAXCPU; cpu++)
+		cpu_kick(cpu);
 	__builtin_va_start(ap, format);
 	vsnprintf(text, sizeof(text), format, ap);
 	__builtin_va_end(ap);
 	/* Whoever held the line will not finish. */
 	tx_mtx.owned = 0;
 	ctl_event(CTL_EV_PANIC, text, strlen(text));
-	for (;;)
-		__asm__ __volatile__("cli; hlt");
+	cpu_stop();
 }
 
 static bool

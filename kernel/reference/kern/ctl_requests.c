@@ -365,6 +365,13 @@ fbt(struct args *a, uint8_t code)
 	}
 }
 
+static void
+hang(void *arg)
+{
+	(void)arg;
+	cpu_stop();
+}
+
 static int
 misbehave(uint32_t kind)
 {
@@ -375,8 +382,8 @@ misbehave(uint32_t kind)
 		panic("panic requested");
 	case 2:
 		printf("hang requested\n");
-		for (;;)
-			__asm__ __volatile__("cli; hlt");
+		smp_rendezvous(hang, NULL);
+		return (0);
 	case 3:
 		__asm__ __volatile__("lidt %0; ud2" : : "m"(none));
 	}

@@ -1,4 +1,5 @@
 /* Pages from 8 MiB to the end of the emulated RAM: a bitmap, first fit, always handed out zeroed. */
+#include "cpufunc.h"
 #include "kern.h"
 
 #define POOL_START	0x800000ul
@@ -10,10 +11,31 @@ static uint8_t used[POOL_PAGES];
 static uint16_t kmalloc_pages[POOL_PAGES];	/* size of the allocation that starts at a page */
 static unsigned hint;
 
+/*
+ * The firmware's tables map 4 GiB. What is no memory goes, and the page at 0 with it, so that a pointer gone wrong is
+ * a fault and not a silent store. Below 2 MiB only those tables and the start of the second processor are left.
+ */
+#define BOOT_DIRECTORIES	((uint64_t *)0x3000)	/* four pages, one entry for 2 MiB */
+#define LARGE_PAGE		0x200000ul
+#define LOW_START		0x1000ul
+#define LOW_END			0x9000ul
+#define IOAPIC_ENTRY		(0xfec00000ul / LARGE_PAGE)
+#define APIC_ENTRY		(0xfee00000ul / LARGE_PAGE)
+#define PTE_PRESENT_WRITABLE	0x3
+
+static _Alignas(4096) uint64_t low_table[512];
+
 void
 mem_init(void)
 {
-	hint = 0;
+	for (uint64_t address = LOW_START; address < LOW_END; address += PAGE_SIZE)
+		low_table[address / PAGE_SIZE] = address | PTE_PRESENT_WRITABLE;
+	BOOT_DIRECTORIES[0] = vtophys(low_table) | PTE_PRESENT_WRITABLE;
+	for (uint64_t entry = (POOL_END + LARGE_PAGE - 1) / LARGE_PAGE; entry < 4 * 512; entry++) {
+		if (entry != IOAPIC_ENTRY && entry != APIC_ENTRY)
+			BOOT_DIRECTORIES[entry] = 0;
+	}
+	load_cr3(rcr3());
 }
 
 static unsigned

@@ -61,6 +61,13 @@ ipi(uint32_t apicid, uint32_t what)
 }
 
 void
+cpu_stop(void)
+{
+	for (;;)
+		__asm__ __volatile__("cli; hlt");
+}
+
+void
 cpu_kick(int cpu)
 {
 	if (cpu != curcpu())

@@ -91,6 +91,8 @@ nmi(void)
 {
 	struct pcpu *pc = curpcpu();
 
+	if (panicked)
+		cpu_stop();
 	pc->pc_nmis++;
 	/* A stepped way into the guest takes longer than the time between two of these: most of them let it pass. */
 	if (!pc->pc_step || pc->pc_nmis % STEP_NMIS == 0)
