@@ -88,7 +88,9 @@ class EmulatedHost:
         self.files = FileSystem(lambda: list(self._vm_names))
         self.shell = Shell(self.files, self.find_program)
         self.machine = Machine(
-            vendor, state / "machine", Listener(self._console, self._exited, self.log, self._panicked)
+            vendor,
+            state / "machine",
+            Listener(self._console, self._exited, self.log, self._panicked, self._reset, self._died),
         )
         self._install_files()
 
@@ -152,6 +154,14 @@ class EmulatedHost:
         self.log(f"panic: {text}")
         self._panic_text = text
         threading.Thread(target=self.crash, args=(text,), daemon=True).start()
+
+    def _reset(self) -> None:
+        """The processors reset by themselves: nothing is left that could say why."""
+        threading.Thread(target=self.crash, args=("",), daemon=True).start()
+
+    def _died(self) -> None:
+        """The machine lost its power; somebody has to switch it on again."""
+        threading.Thread(target=self.shutdown, daemon=True).start()
 
     # --- what the kernel tells ----------------------------------------------------------------------------
 

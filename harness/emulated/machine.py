@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import select
 import struct
 import threading
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from harness.timing import Deadline
 PAGE = 4096
 ENOENT = 2
 
+#: What the kernel says first (kern/ctl.c).
+READY_LINE = "reference kernel ready"
 #: Seconds for the kernel to come up; it takes about a fifth of one.
 BOOT_SECONDS = 20.0
 
@@ -61,6 +65,10 @@ class Listener:
     exited: Callable[[str, int, str], None]
     message: Callable[[str], None]
     panic: Callable[[str], None]
+    #: The processors started anew without anybody having asked for it (a triple fault).
+    reset: Callable[[], None]
+    #: The emulator itself ended.
+    died: Callable[[], None]
 
 
 def unpack_runs(data: bytes) -> bytes:
@@ -90,6 +98,7 @@ class Machine:
         self._busy = 0
         self._busy_lock = threading.Lock()
         self._cpu_seconds = 0.0
+        self._expected_end = False
 
     # --- power -----------------------------------------------------------------------------------------
 
@@ -112,8 +121,13 @@ class Machine:
             ncpu=NCPU,
             memory=MEMORY,
             ram_images=(RamImage(kernel.binary, KERNEL_ADDRESS),),
+            log_errors=False,
+            # The emulator cannot restart two processors: a triple fault ends it, and the host is switched on anew.
+            reset_on_triple_fault=False,
         )
         self._bochs = BochsMachine(config)
+        self._expected_end = False
+        threading.Thread(target=self._watch, args=(os.pidfd_open(self._bochs.pid),), daemon=True).start()
         self._channel = ControlChannel(self._bochs.serial_fd, self._on_event)
         if not self._ready.wait(BOOT_SECONDS):
             self.power_off()
@@ -122,7 +136,14 @@ class Machine:
         self._rest()
         return hello
 
+    def _watch(self, pidfd: int) -> None:
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+        if not self._expected_end:
+            self._listener.died()
+
     def power_off(self) -> None:
+        self._expected_end = True
         if self._channel is not None:
             self._channel.close()
         if self._bochs is not None:
@@ -189,7 +210,10 @@ class Machine:
     def _on_event(self, code: int, payload: bytes) -> None:
         if code == Event.KLOG:
             text = payload.decode("utf-8", "replace")
-            if "ready" in text:
+            if READY_LINE in text:
+                if self._ready.is_set():
+                    self._listener.reset()
+                    return
                 self._ready.set()
             self._listener.message(text)
         elif code == Event.PANIC:

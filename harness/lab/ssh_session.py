@@ -59,6 +59,7 @@ class SshSession:
         self.platform = platform
         self._reach = reach
         self._power: Power | None = SimulatedPower(Path(reach["control"])) if "control" in reach else None
+        self._owner = run_folder.name if run_folder is not None else "vmmcheck"
         self._folder = run_folder / "hosts" / platform.alias if run_folder is not None else None
         self._host: Host | None = None
         self._subject: BhyveSubject | None = None
@@ -101,13 +102,14 @@ class SshSession:
         """Private folder, module under test by path, witnesses; nothing else is changed on the host."""
         host = self._connected
         self._boot_id = host.boot_id()
+        self._take_over()
         foreign = host.run("ls /dev/vmm").text.split()
         if foreign:
             raise HostUnready(
                 f"Virtual machines that are not ours exist on '{self.platform.alias}': {', '.join(foreign)}.",
                 help="End them or choose another host; vmmcheck does not touch machines of others.",
             )
-        host.check(f"mkdir -p -m 700 {host.folder}")
+        host.check(f"mkdir -p -m 700 {host.folder} && echo {self._owner} >{host.folder}/owner")
         if self._defects:
             # Never over the stock module: a reset comes back to that one by itself.
             self._module = f"{host.folder}/vmm.ko"
@@ -118,6 +120,21 @@ class SshSession:
             host.check(f"kldload {host.folder}/{_WITNESS_MODULE}")
             host.put(f"{host.folder}/vmmwitness", b"vmmcheck vmmwitness\n", mode="755")
         self._subject = BhyveSubject(self.platform, host)
+
+    def _take_over(self) -> None:
+        """What a worker of this very run left behind when it died is ours to clear away; another run's is not."""
+        host = self._connected
+        owner = host.run(f"cat {host.folder}/owner").text
+        if not owner:
+            return
+        if owner != self._owner:
+            raise HostUnready(
+                f"'{self.platform.alias}' is in use by run '{owner}' (its folder {host.folder} exists).",
+                help=f"Wait for that run; if it is dead, remove {host.folder} and unload vmm on the host.",
+            )
+        for name in host.run("ls /dev/vmm").text.split():
+            host.run(f"bhyvectl --vm={shlex.quote(name)} --destroy")
+        host.run(f"kldunload {_WITNESS_MODULE}; kldunload vmm; rm -rf {host.folder}")
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -31,7 +31,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"One worker drives one host: leave -n and --dist out, or use -n {len(lab.hosts)} for these hosts."
         )
+    # xdist turns the number into these by a hook of the same name, which may have run before this one.
     option.numprocesses = len(lab.hosts)
+    option.tx = ["popen"] * len(lab.hosts)
+    option.dist = "load"
 
 
 @pytest.hookimpl(tryfirst=True)

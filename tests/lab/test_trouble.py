@@ -1,0 +1,120 @@
+"""What a cell is when its host goes down, hangs, loses its link, or its worker dies: the whole path, for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SUITE = '''
+"""A suite whose middle item makes trouble on one host."""
+import os
+from pathlib import Path
+
+from harness.cases import case
+from harness.guest import Program
+from harness.lab.power import SimulatedPower
+
+KIND = os.environ["TROUBLE"]
+
+
+def quiet():
+    program = Program("quiet")
+    program.exit("cpuid", 10)
+    return program
+
+
+@case("ISO-01", rule="before")
+def test_1_before(subject):
+    subject.run(quiet())
+
+
+@case("ISO-02", rule="trouble")
+def test_2_trouble(subject):
+    program = quiet()
+    program.sync(1)
+    program.exit("busy", 50)
+    with subject.start(program) as guest:
+        guest.wait_phase(1)
+        if subject.platform.alias == "troubled":
+            state = Path(os.environ["TROUBLE_RUNS"]).glob("*/hosts/troubled/emulated")
+            control = SimulatedPower(next(state) / "control")
+            if KIND == "worker":
+                os._exit(9)
+            elif KIND == "emulator":
+                ready = __import__("json").loads((control._path.parent / "ready.json").read_text())
+                os.kill(ready["bochs_pid"], 9)
+            else:
+                control.ask({"op": "misbehave", "kind": KIND})
+            while True:
+                guest.registers("dr7")
+        guest.go()
+        guest.finish()
+
+
+@case("ISO-03", rule="after")
+def test_3_after(subject):
+    subject.run(quiet())
+'''
+
+LAB = """
+schema = 1
+lab = "trouble"
+[host.troubled]
+kind = "emulated"
+vendor = "{vendor}"
+[host.quiet]
+kind = "emulated"
+vendor = "amd"
+"""
+
+
+def run(tmp_path: Path, kind: str, vendor: str) -> tuple[int, dict[tuple[str, str], dict[str, Any]]]:
+    suite = tmp_path / "test_trouble_suite.py"
+    suite.write_text(SUITE, encoding="utf-8")
+    lab = tmp_path / "lab.toml"
+    lab.write_text(LAB.format(vendor=vendor), encoding="utf-8")
+    runs = tmp_path / "runs"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "harness.plugin", suite.name, "--lab", lab.name, "--run-dir", str(runs)],
+        cwd=tmp_path,
+        env={**environment, "TROUBLE": kind, "TROUBLE_RUNS": str(runs), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    found = list(runs.glob("*/results.json"))
+    assert found, done.stdout + done.stderr
+    results = json.loads(found[0].read_text(encoding="utf-8"))
+    assert results["planned"] == len(results["cells"]) == 6
+    cells = {(cell["host"], cell["test"].rpartition("::")[2]): cell for cell in results["cells"]}
+    return done.returncode, cells
+
+
+@pytest.mark.parametrize(
+    ("kind", "vendor", "verdict", "code"),
+    [
+        ("panic", "intel", "PANIC", "PRODUCT-HOST-PANIC"),
+        ("reset", "amd", "PANIC", "PRODUCT-RESET-UNEXPLAINED"),
+        ("emulator", "amd", "PANIC", "PRODUCT-HOST-HANG"),
+        ("drop-link", "intel", "INFRA", "INFRA-SSH-LOST"),
+        ("worker", "amd", "INFRA", "INFRA-WORKER-DIED"),
+    ],
+)
+def test_trouble_ends_as_what_it_is(tmp_path: Path, kind: str, vendor: str, verdict: str, code: str) -> None:
+    status, cells = run(tmp_path, kind, vendor)
+    troubled = cells["troubled", "test_2_trouble"]
+    assert (troubled["verdict"], troubled["code"]) == (verdict, code), troubled
+    # Everything else has its verdict as if nothing had been: the queue went on, the other host saw nothing.
+    others = [cell for key, cell in cells.items() if key != ("troubled", "test_2_trouble")]
+    assert [cell["verdict"] for cell in others] == ["PASS"] * 5, others
+    assert status == (1 if verdict == "PANIC" else 10)
