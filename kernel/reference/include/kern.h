@@ -43,8 +43,9 @@ void	 panic(const char *format, ...) __attribute__((format(printf, 1, 2), noretu
 
 #define KASSERT(cond, ...)	do { if (__builtin_expect(!(cond), 0)) panic(__VA_ARGS__); } while (0)
 
-/* Set by the first panic; every CPU stops at its next NMI. */
-extern volatile bool panicked;
+/* The CPU that panicked first, or NOCPU. Every other one stops at its next NMI. */
+#define NOCPU		(-1)
+extern volatile int panic_cpu;
 void	 cpu_stop(void) __attribute__((noreturn));	/* kern/smp.c: this CPU, for ever */
 
 /* kern/mem.c: pages are zeroed; NULL when there are none left. Physical addresses equal virtual ones. */

@@ -14,8 +14,10 @@
 /* Polls without a byte after which a frame that began is given up: the other side died in the middle of it. */
 #define PATIENCE	20000000
 
-volatile bool panicked;
+volatile int panic_cpu = NOCPU;
 static struct mtx tx_mtx;
+#define FILLERS		(CTL_BODY_MAX / 64 + 1)
+
 static uint8_t rx_body[CTL_BODY_MAX];
 static uint8_t response[CTL_BODY_MAX];
 
@@ -92,19 +94,24 @@ ctl_event_named(uint8_t code, const char *name, const void *payload, size_t leng
 void
 panic(const char *format, ...)
 {
+	static const uint8_t filler[64];
+	int nobody = NOCPU;
 	char text[512];
 	__builtin_va_list ap;
 
 	disable_intr();
 	/* Only the first CPU speaks; it stops the others, whose last words would say nothing new. */
-	if (__atomic_exchange_n(&panicked, true, __ATOMIC_SEQ_CST))
+	if (!__atomic_compare_exchange_n(&panic_cpu, &nobody, curcpu(), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) &&
+	    nobody != curcpu())
 		cpu_stop();
 	for (int cpu = 0; cpu < MAXCPU; cpu++)
 		cpu_kick(cpu);
 	__builtin_va_start(ap, format);
 	vsnprintf(text, sizeof(text), format, ap);
 	__builtin_va_end(ap);
-	/* Whoever held the line will not finish. */
+	/* Whoever held the line will not finish: fill up the frame that was on its way, so that it is seen to be damaged. */
+	for (size_t n = 0; tx_mtx.owned && n < sizeof(filler) * FILLERS; n += sizeof(filler))
+		send(filler, sizeof(filler));
 	tx_mtx.owned = 0;
 	ctl_event(CTL_EV_PANIC, text, strlen(text));
 	cpu_stop();

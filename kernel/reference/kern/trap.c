@@ -91,7 +91,7 @@ nmi(void)
 {
 	struct pcpu *pc = curpcpu();
 
-	if (panicked)
+	if (panic_cpu != NOCPU && panic_cpu != pc->pc_cpuid)
 		cpu_stop();
 	pc->pc_nmis++;
 	/* A stepped way into the guest takes longer than the time between two of these: most of them let it pass. */

@@ -147,6 +147,13 @@ vmx_handle_msr(struct vmx_vcpu *vcpu, struct vm_exit *vme, bool write)
 	return (!retu);
 }
 
+/* Faults push RF = 1, so that a breakpoint on the instruction does not hit again (SDM volume 3, 17.3.1.1). */
+static bool
+is_fault(uint32_t vector)
+{
+	return (vector != IDT_DB && vector != IDT_BP && vector != IDT_OF && vector != IDT_DF && vector != IDT_MC);
+}
+
 /*
  * An exception that the bitmap catches. Only #MC is the host's; the others are caught on demand
  * (hw.vmm.trace_guest_exceptions) and go back to the guest with everything their delivery would have changed.
@@ -175,6 +182,9 @@ vmx_handle_exception(struct vmx_vcpu *vcpu, struct vm_exit *vme, uint64_t qual)
 	}
 	if (vector == IDT_PF)
 		vcpu->ctx.guest_cr2 = qual;
+	/* Processors save it so; Bochs 2.7 sets it only when it delivers the exception itself. */
+	if (is_fault(vector))
+		vmcs_write(VMCS_GUEST_RFLAGS, vmcs_read(VMCS_GUEST_RFLAGS) | PSL_RF);
 	if (vector == IDT_DB && type == VMCS_INTR_T_HWEXCEPTION) {
 		vcpu->ctx.guest_dr6 = (vcpu->ctx.guest_dr6 & ~0xfull) | (qual & DEBUG_QUAL_DR6);
 		vmcs_write(VMCS_GUEST_DR7, vmcs_read(VMCS_GUEST_DR7) & ~DR7_GD);

@@ -22,6 +22,7 @@ enum vmx_exit_reason {
 	EXIT_REASON_EPT_FAULT = 48, EXIT_REASON_INVEPT = 50, EXIT_REASON_VMX_PREEMPT = 52, EXIT_REASON_INVVPID = 53,
 	EXIT_REASON_WBINVD = 54, EXIT_REASON_XSETBV = 55
 };
+#define IDT_OF				4
 #define EXIT_REASON_ENTRY_FAILED	(1u << 31)
 
 /* What the processor can do and how its controls must stand; filled at module load (vmx_cap.c). */

@@ -4,8 +4,6 @@
 #include "cpufunc.h"
 #include "vmx_internal.h"
 
-#define	IDT_OF	4
-
 /* An interrupt gate of the host's IDT. */
 struct gate {
 	uint16_t offset_low;
