@@ -216,6 +216,7 @@ svm_vcpu_init(void *vmi, struct vcpu *vcpu1, int vcpuid)
 	}
 	vcpu->vmcb_pa = vtophys(vcpu->vmcb);
 	vcpu->lastcpu = NOCPU;
+	vcpu->guest_xcr0 = XCR0_RESET;
 	vmcb_init(vcpu, vtophys(sc->iopm_bitmap), vtophys(sc->msr_bitmap), sc->nptp);
 	svm_defective_vcpu_init(vcpu);
 	return (vcpu);

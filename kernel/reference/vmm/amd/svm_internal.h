@@ -9,6 +9,8 @@
 
 #include "svm_softc.h"
 
+#define XCR0_RESET	1ull		/* x87 only; what the host keeps, too */
+
 struct pmap;
 struct vlapic;
 struct vm_eventinfo;

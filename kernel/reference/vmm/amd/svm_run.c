@@ -60,6 +60,35 @@ svm_enter_leave(struct svm_vcpu *vcpu, int cpu)
 }
 
 /*
+ * XSETBV does not exit: the guest changes XCR0 itself, and only a guest with CR4.OSXSAVE can have done so. The host
+ * has that bit clear, and needs it set for as long as it touches the register.
+ */
+static void
+svm_xcr0_guest_enter(const struct svm_vcpu *vcpu)
+{
+	uint64_t cr4 = rcr4();
+
+	if (vcpu->guest_xcr0 == XCR0_RESET)
+		return;
+	load_cr4(cr4 | CR4_OSXSAVE);
+	load_xcr(0, vcpu->guest_xcr0);
+	load_cr4(cr4);
+}
+
+static void
+svm_xcr0_guest_exit(struct svm_vcpu *vcpu)
+{
+	uint64_t cr4 = rcr4();
+
+	if ((vcpu->vmcb->state.cr4 & CR4_OSXSAVE) == 0 && vcpu->guest_xcr0 == XCR0_RESET)
+		return;
+	load_cr4(cr4 | CR4_OSXSAVE);
+	vcpu->guest_xcr0 = rxcr(0);
+	load_xcr(0, XCR0_RESET);
+	load_cr4(cr4);
+}
+
+/*
  * Run the guest on this CPU until something is not for this loop to handle; *vme of the vCPU then says what. Called
  * with the thread bound to its CPU.
  */
@@ -88,6 +117,7 @@ svm_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *evinf
 		vmm_stat_incr(vcpu->vcpu, VCPU_MIGRATIONS, 1);
 	}
 	svm_msr_guest_enter(vcpu);
+	svm_xcr0_guest_enter(vcpu);
 
 	do {
 		uint64_t tf = disable_gintr();
@@ -111,6 +141,7 @@ svm_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *evinf
 		handled = svm_vmexit(vcpu, vme);
 	} while (handled);
 
+	svm_xcr0_guest_exit(vcpu);
 	svm_msr_guest_exit(vcpu);
 	return (0);
 }

@@ -32,6 +32,7 @@ struct svm_vcpu {
 	long		eptgen;		/* generation of the nested page tables this vCPU last ran with */
 	struct asid	asid;
 	int		vcpuid;
+	uint64_t	guest_xcr0;
 	bool		ipi_exit;	/* VM_CAP_IPI_EXIT */
 	uint32_t	set_dr_valid;	/* only used by seeded defects */
 	uint64_t	set_dr[8];
