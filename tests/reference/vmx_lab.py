@@ -65,7 +65,14 @@ class Lab:
         self.machine = Machine(
             self._vendor,
             self._folder / f"boot{self._boots}",
-            Listener(self._on_console, self._on_exit, lambda text: None, self.panics.append),
+            Listener(
+                console=self._on_console,
+                exited=self._on_exit,
+                message=lambda _: None,
+                panic=self.panics.append,
+                reset=lambda: self.panics.append("reset"),
+                died=lambda: self.panics.append("the emulator ended"),
+            ),
         )
         self._loaded = False
         self.panics.clear()
