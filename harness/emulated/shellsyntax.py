@@ -327,6 +327,8 @@ class _Parser:
             keyword = self._next().bare
             if keyword == "fi":
                 return If(tuple(branches), None)
+            if keyword not in ("elif", "else"):
+                raise SyntaxRefused('Syntax error: end of file unexpected (expecting "fi")')
             if keyword == "else":
                 otherwise = self.script("fi")
                 self._expect("fi")

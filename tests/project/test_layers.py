@@ -46,7 +46,7 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             if node.module == "harness":
-                yield from (f"harness.{alias.name}" for alias in node.names)
+                yield from (f"harness.{alias.name}" for alias in node.names if not alias.name.startswith("_"))
             else:
                 yield node.module
 
