@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from harness.cases import axis, case
-from harness.expect import expect_exceptions, expect_register, expect_silence, expect_trap
+from harness.cases import Expected, axis, case
+from harness.errors import ToolMismatch
+from harness.expect import expect_equal, expect_exceptions, expect_register, expect_silence, expect_trap
 from harness.guest import Program
 from harness.guest.registers import DR6_BS, DR6_CAUSES, DR6_INACTIVE, DR7_RESET, dr7
 from harness.subjects import Subject
@@ -134,3 +135,48 @@ def test_set_then_get_without_running(subject: Subject, register: str) -> None:
     for name in NAMES:
         if name != register:
             expect_register(f"--get-{name}, not set", after[name], before[name])
+
+
+@case(
+    "API-06",
+    rule="DR7 with upper bits is refused with an error and changes nothing; the guest lives on",
+    requirement="S1.7",
+    refs=("SDM3 26.3.1.1", "APM2 15.5.1"),
+    priority=2,
+    needs=("bhyvectl",),
+    expected=(
+        Expected("G-11", "PRODUCT-TOOL-MISMATCH", "register-set calls do not validate DR6 and DR7", kinds=("freebsd",)),
+    ),
+)
+@axis("bit", (32, 47, 63), prefix="bit")
+def test_dr7_with_upper_bits_is_refused(subject: Subject, bit: int) -> None:
+    _refused(subject, "dr7", 1 << bit | DR7_RESET, DR7_RESET)
+
+
+@case(
+    "API-07",
+    rule="DR6 with upper bits is refused with an error and never reaches the host's MOV",
+    requirement="S1.7",
+    refs=("SDM3 17.2.6",),
+    priority=2,
+    needs=("bhyvectl", "tool-validates"),
+)
+@axis("bit", (32, 47, 63), prefix="bit")
+def test_dr6_with_upper_bits_is_refused(subject: Subject, bit: int) -> None:
+    _refused(subject, "dr6", 1 << bit | DR6_INACTIVE, DR6_INACTIVE)
+
+
+def _refused(subject: Subject, register: str, value: int, kept: int) -> None:
+    program = Program(f"bad {register}")
+    program.sync(1)
+    program.exit("cpuid", 3)
+    after = program.snapshot()
+    with subject.start(program) as guest:
+        guest.wait_phase(1)
+        accepted = guest.try_set_registers(**{register: value})
+        seen = guest.registers(register)[register]
+        guest.go()
+        result = guest.finish()
+    expect_equal(f"--set-{register}={value:#x} accepted", accepted, False, error=ToolMismatch)
+    expect_register(f"--get-{register} afterwards", seen, kept)
+    expect_register(f"{register} in the guest", result.snapshot(after)[int(register[2:])], kept)

@@ -41,6 +41,12 @@ main(void)
 	struct context *ctx;
 
 	load_tables(0);
+	/*
+	 * The stacks that an exception from CPL 3 arrives on are touched now: a nested page fault in the middle of the
+	 * delivery of an exception is a case of its own, not something that any case may meet by chance.
+	 */
+	for (uint64_t stack = 4; stack < 8; stack++)
+		*(volatile uint8_t *)(STACKS + (stack + 1) * STACK_SIZE - 64) = 0;
 	ctx = current();
 	uart_init();
 	send_banner(header->nonce);

@@ -106,6 +106,9 @@ class BhyveGuest:
     def set_registers(self, **values: int) -> None:
         self._host.check(set_command(self._name, values))
 
+    def try_set_registers(self, **values: int) -> bool:
+        return self._host.run(set_command(self._name, values)).status == 0
+
     def stats(self) -> Mapping[str, int]:
         return parse_stats(self._host.check(shlex.join(["bhyvectl", f"--vm={self._name}", "--get-stats"])))
 

@@ -47,6 +47,9 @@ class RunningGuest(Protocol):
     def set_registers(self, **values: int) -> None:
         """Set guest registers through bhyvectl."""
 
+    def try_set_registers(self, **values: int) -> bool:
+        """As :meth:`set_registers`; whether the tool accepted the values."""
+
     def stats(self) -> Mapping[str, int]:
         """VM statistics of vCPU 0 by FreeBSD's names."""
 
