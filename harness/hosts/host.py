@@ -52,7 +52,7 @@ class Host:
 
     def collect_facts(self) -> dict[str, str]:
         """Identity of the machine and of what runs on it, for the report."""
-        script = "\n".join(
+        script = "; ".join(
             f'echo "@@{name}"; {command} 2>/dev/null'
             for name, command in (
                 ("uname", "uname -aKU"),

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
-from collections.abc import Iterable, Mapping
+import typing
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import InventoryInvalid, NoHosts
-from harness.inventory.model import SCHEMA, BareHost, Cpu, EmulatedHost, FreebsdHost, Host, Inventory, Secret
+from harness.inventory.model import SCHEMA, Defaults, Host, Inventory
 
-_KEYS = sorted(
-    {
-        field.alias or name
-        for model in (Inventory, BareHost, EmulatedHost, FreebsdHost, Cpu, Secret)
-        for name, field in model.model_fields.items()
-    }
-)
+#: Kinds of hosts that one may expect, and what to write instead.
+_NOT_DRIVEN = {
+    "bochs": "a FreeBSD image that runs in Bochs is reached by SSH: boot it and list it as kind 'freebsd'",
+    "qemu": "a FreeBSD image that runs in QEMU is reached by SSH: boot it and list it as kind 'freebsd'",
+}
+_KINDS = ("bare", "emulated", "freebsd", "command", "manual", "file")
 
 
 def load_inventory(path: Path) -> Inventory:
@@ -31,37 +33,138 @@ def load_inventory(path: Path) -> Inventory:
             f"The lab file '{path}' cannot be read: {error.strerror}.",
             help="Name an existing file with --lab; 'labs/emulated.toml' needs no hardware.",
         ) from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InventoryInvalid(f"The lab file '{path}' is not TOML: {error}.") from None
+    return check_inventory(data, str(path))
+
+
+def check_inventory(data: dict[str, Any], name: str) -> Inventory:
+    """The same for a file that was read already; ``name`` stands for it in messages."""
     schema = data.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise InventoryInvalid(
-            f"The lab file '{path}' has schema {schema}; this vmmcheck reads schema {SCHEMA}.",
+            f"The lab file '{name}' has schema {schema}; this vmmcheck reads schema {SCHEMA}.",
             help="Install the vmmcheck that wrote it, or go back to schema 1.",
         )
+    if isinstance(schema, int) and schema < SCHEMA:
+        warnings.warn(f"The lab file '{name}' has the old schema {schema}; it is read as {SCHEMA}.", stacklevel=2)
+        data = {**data, "schema": SCHEMA}
+    merged = _with_defaults(data)
     try:
-        return Inventory.model_validate(data)
+        return Inventory.model_validate(merged)
     except ValidationError as error:
-        mistakes = "\n".join(f"  {line}" for line in _explain(error, data))
-        raise InventoryInvalid(f"The lab file '{path}' has {error.error_count()} mistakes:\n{mistakes}\n") from None
+        mistakes = list(dict.fromkeys(_explain(error, data)))
+        listed = "\n".join(f"  {line}" for line in mistakes)
+        many = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        raise InventoryInvalid(f"The lab file '{name}' has {many}:\n{listed}\n") from None
 
 
-def _explain(error: ValidationError, data: Mapping[str, Any]) -> Iterable[str]:
-    for item in error.errors():
-        # pydantic puts the chosen kind into the path; a reader of the file does not see it there.
-        words = [str(word) for word in item["loc"]]
-        if len(words) > 2 and words[0] == "host" and words[2] in ("bare", "emulated", "freebsd"):
-            del words[2]
+def _with_defaults(data: dict[str, Any]) -> dict[str, Any]:
+    """Give each FreeBSD host what ``[defaults]`` says and it does not."""
+    defaults, hosts = data.get("defaults"), data.get("host")
+    if not isinstance(defaults, dict) or not isinstance(hosts, dict):
+        return data
+    known = {key: value for key, value in defaults.items() if key in Defaults.model_fields}
+    return {
+        **data,
+        "host": {
+            alias: {**known, **entry} if isinstance(entry, dict) and entry.get("kind") == "freebsd" else entry
+            for alias, entry in hosts.items()
+        },
+    }
+
+
+def _explain(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
+    items = error.errors()
+    for item in items:
+        if item["type"] == "too_short" and any(_below(other["loc"], item["loc"]) for other in items):
+            continue  # it only looks empty because what is in it is wrong, which is told
+        words = _as_written(item["loc"], data)
+        if words[:1] == ["host"] and len(words) > 2 and _came_from_defaults(words, data):
+            words = ["defaults", *words[2:]]
         where, key = ".".join(words), words[-1] if words else ""
-        if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, _KEYS, n=1)
+        kind = item["type"]
+        if kind == "extra_forbidden":
+            close = difflib.get_close_matches(key, _keys(), n=1)
             yield f"{where}: unknown key" + (f"; did you mean '{close[0]}'?" if close else "")
-        elif item["type"] == "missing":
+        elif kind == "missing":
             yield f"{where}: missing"
+        elif kind == "union_tag_not_found":
+            yield f"{where}.kind: missing"
+        elif kind == "union_tag_invalid":
+            yield _wrong_kind(where, item)
         elif key == "[key]":
-            yield f"{words[-2]}: a host's name is a lower-case letter followed by lower-case letters and digits"
+            host = ".".join(words[:-1])
+            yield f"{host}: a host's name is a lower-case letter followed by lower-case letters and digits"
         else:
-            yield f"{where}: {item['msg'].removeprefix('Value error, ')} (found {item.get('input')!r})"
+            yield f"{where}: {item['msg'].removeprefix('Value error, ')}" + _found(item.get("input"))
+
+
+def _below(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def _found(value: object) -> str:
+    """The offending value, unless it is a table: then the message says it."""
+    return "" if isinstance(value, (dict, BaseModel)) else f" (found {value!r})"
+
+
+def _wrong_kind(where: str, item: Any) -> str:
+    context = item.get("ctx", {})
+    tag, expected = str(context.get("tag", "")), str(context.get("expected_tags", ""))
+    if tag in _NOT_DRIVEN:
+        return f"{where}: hosts of kind '{tag}' are not driven; {_NOT_DRIVEN[tag]}"
+    close = difflib.get_close_matches(tag, expected.replace("'", "").split(", "), n=1)
+    return f"{where}: unknown kind '{tag}'; " + (f"did you mean '{close[0]}'?" if close else f"it is one of {expected}")
+
+
+def _as_written(loc: Iterable[int | str], data: Mapping[str, Any]) -> list[str]:
+    """The path as the file has it: pydantic puts the chosen kinds into it."""
+    words: list[str] = []
+    here: Any = data
+    for part in loc:
+        if isinstance(here, dict) and part not in here and part in _KINDS and here.get("kind") == part:
+            continue
+        words.append(str(part))
+        if isinstance(here, dict):
+            here = here.get(part)
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            here = here[part]
+    return words
+
+
+def _came_from_defaults(words: list[str], data: Mapping[str, Any]) -> bool:
+    entry = data["host"].get(words[1])
+    defaults = data.get("defaults", {})
+    return isinstance(entry, dict) and isinstance(defaults, dict) and words[2] in defaults and words[2] not in entry
+
+
+def _keys() -> list[str]:
+    """Every key that the schema knows anywhere."""
+    return sorted({name for model in _models(Inventory) for name in _names(model)})
+
+
+def _names(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield field.alias or name
+
+
+def _models(model: type[BaseModel], seen: set[type[BaseModel]] | None = None) -> set[type[BaseModel]]:
+    """A model and every model that its fields hold."""
+    seen = set() if seen is None else seen
+    if model not in seen:
+        seen.add(model)
+        for field in model.model_fields.values():
+            for part in _parts(field.annotation):
+                _models(part, seen)
+    return seen
+
+
+def _parts(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _parts(argument)
 
 
 def select_hosts(inventory: Inventory, wanted: Iterable[str]) -> dict[str, Host]:
@@ -80,3 +183,8 @@ def dump_host(host: Host) -> dict[str, Any]:
     """Plain data of a host entry, for the run's recipe; references stay references."""
     model: BaseModel = host
     return model.model_dump(mode="json", by_alias=True)
+
+
+def json_schema() -> str:
+    """The JSON Schema of the inventory, for editors that complete TOML."""
+    return json.dumps(Inventory.model_json_schema(by_alias=True), indent=2) + "\n"

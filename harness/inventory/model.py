@@ -2,67 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import subprocess
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from harness.errors import ConfigError
+from harness.inventory.secrets import Identity, Secret, Strict
 
 SCHEMA = 1
 
 Alias = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")]
+Fingerprints = Annotated[tuple[Fingerprint, ...], Field(min_length=1, strict=False)]
+Port = Annotated[int, Field(gt=0, lt=65536)]
+Path = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/+-]+$")]
+Words = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+Seconds = Annotated[float, Field(gt=0, strict=False)]
 Vendor = Literal["intel", "amd"]
-
-
-class Strict(BaseModel):
-    """No unknown keys, no silent conversion, nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Secret(Strict):
-    """Where a secret is: exactly one of an environment variable, a file only its owner can read, a command."""
-
-    env: str | None = None
-    file: str | None = None
-    command: list[str] | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Secret:
-        if sum(value is not None for value in (self.env, self.file, self.command)) != 1:
-            raise ValueError("name exactly one of 'env', 'file' and 'command'")
-        return self
-
-    def resolve(self) -> SecretStr:
-        """The secret itself; raises :class:`ConfigError` naming the reference, never the value."""
-        if self.env is not None:
-            if self.env not in os.environ:
-                raise ConfigError(f"The environment variable '{self.env}' that the inventory refers to is not set.")
-            return SecretStr(os.environ[self.env])
-        if self.file is not None:
-            path = Path(self.file).expanduser()
-            try:
-                mode = path.stat().st_mode
-                text = path.read_text(encoding="utf-8")
-            except OSError as error:
-                raise ConfigError(f"The secret file '{path}' cannot be read: {error.strerror}.") from None
-            if mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise ConfigError(f"The secret file '{path}' is open to others (mode {stat.S_IMODE(mode):o}); use 600.")
-            return SecretStr(text.strip())
-        assert self.command is not None
-        done = subprocess.run(self.command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise ConfigError(f"The secret command '{self.command[0]}' failed with status {done.returncode}.")
-        return SecretStr(done.stdout.strip())
+Become = Literal["sudo", "doas"]
 
 
 class Cpu(Strict):
-    """The processor that is declared, compared with the one that is found."""
+    """The processor that is declared, compared with the one that is found. ``class`` heads the report's column."""
 
     vendor: Literal["GenuineIntel", "AuthenticAMD", "HygonGenuine"]
     family: int
@@ -71,8 +31,76 @@ class Cpu(Strict):
     class_: Annotated[str, Field(alias="class")]
 
 
+class Jump(Strict):
+    """A host whose SSH connection carries ours."""
+
+    address: str
+    port: Port = 22
+    user: str
+    identity: Identity
+    host_keys: Fingerprints
+
+
+class CommandPower(Strict):
+    """Power by commands of the controller's; ``secret`` reaches them in the environment variable ``secret_env``."""
+
+    kind: Literal["command"]
+    on: Words
+    off: Words
+    status: Words
+    #: Regular expression: found in the output of ``status`` when power is on.
+    is_on: str = r"(?i)\bon\b"
+    secret: Secret | None = None
+    secret_env: str = "VMMCHECK_POWER_SECRET"
+    #: How long switching off may take until ``status`` says so.
+    off_seconds: Seconds = 60.0
+
+
+class ManualPower(Strict):
+    """A person at the machine, asked on the terminal; without a terminal there is no power control."""
+
+    kind: Literal["manual"]
+
+
+class FileConsole(Strict):
+    """A file on the controller to which something else (conserver, a serial line logger) writes the host's console."""
+
+    kind: Literal["file"]
+    path: str
+
+
+class CommandConsole(Strict):
+    """A command on the controller that prints the host's console as far as it was recorded."""
+
+    kind: Literal["command"]
+    command: Words
+
+
+class Crash(Strict):
+    """What a panic leaves behind: ``savecore`` and ``textdump`` write to ``folder``."""
+
+    kind: Literal["savecore", "textdump", "none"] = "savecore"
+    folder: Path = "/var/crash"
+
+
+class Timeouts(Strict):
+    """Seconds. ``connect`` for the first connection, ``comeback`` until a host that went down by itself answers
+    again, ``boot`` after power was switched on, ``lease`` to wait for somebody else's run to end."""
+
+    connect: Seconds = 30.0
+    comeback: Seconds = 600.0
+    boot: Seconds = 900.0
+    lease: Seconds = 60.0
+
+    @model_validator(mode="after")
+    def _nested(self) -> Timeouts:
+        if self.connect >= self.comeback:
+            raise ValueError("'connect' must be smaller than 'comeback': limits nest")
+        return self
+
+
 class Common(Strict):
-    purpose: tuple[str, ...] = Field(default=(), strict=False)
+    purpose: Annotated[tuple[str, ...], Field(strict=False)] = ()
     notes: str = ""
 
 
@@ -91,16 +119,50 @@ class EmulatedHost(Common):
     ncpu: Annotated[int, Field(ge=2, le=2)] = 2
 
 
-class FreebsdHost(Common):
+class Access(Strict):
+    """How a FreeBSD machine is reached: what ``[defaults]`` may say for all of them."""
+
+    port: Port = 22
+    user: str = "root"
+    #: How a user who is not root becomes it, without being asked for a password.
+    become: Become | None = None
+    jump: Jump | None = None
+    timeouts: Timeouts = Timeouts()
+
+
+class Defaults(Access):
+    """``[defaults]``: what every FreeBSD host has that does not say otherwise."""
+
+    identity: Identity | None = None
+
+
+class FreebsdHost(Common, Access):
     """A FreeBSD machine reached by SSH."""
 
     kind: Literal["freebsd"]
     address: str
-    port: Annotated[int, Field(gt=0, lt=65536)] = 22
-    user: str = "root"
-    identity: Secret
-    host_keys: Annotated[tuple[Fingerprint, ...], Field(min_length=1, strict=False)]
+    identity: Identity
+    host_keys: Fingerprints
     cpu: Cpu
+    ncpu: Annotated[int, Field(ge=1)] = 2
+    power: Annotated[CommandPower | ManualPower, Field(discriminator="kind")] | None = None
+    console: Annotated[FileConsole | CommandConsole, Field(discriminator="kind")] | None = None
+    crash: Crash = Crash()
+    #: The vmm.ko under test, by its path on the host. Never made the default boot's.
+    module: Path = "/boot/kernel/vmm.ko"
+    #: Folder on the host with ``vmmcheck_witness.ko`` and ``vmmwitness`` built for its kernel; empty: no witnesses.
+    witness: Path | Literal[""] = ""
+    #: How the guest's COM1 reaches us: bhyve's standard streams, or an nmdm pair read by cat.
+    guest_console: Literal["stdio", "nmdm"] = "stdio"
+
+    @model_validator(mode="after")
+    def _root(self) -> FreebsdHost:
+        if self.user != "root" and self.become is None:
+            raise ValueError(f"user '{self.user}' is not root: say how it becomes root (become = \"sudo\" or \"doas\")")
+        if not self.module.endswith("/vmm.ko"):
+            # The kernel goes by the base name: another one would not be in the way of a stock vmm.ko.
+            raise ValueError("'module' must end in '/vmm.ko': the kernel goes by that name")
+        return self
 
 
 Host = BareHost | EmulatedHost | FreebsdHost
@@ -111,4 +173,5 @@ class Inventory(Strict):
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
     lab: str
+    defaults: Defaults | None = None
     host: Annotated[dict[Alias, Annotated[Host, Field(discriminator="kind")]], Field(min_length=1)]

@@ -28,8 +28,7 @@ from harness.recording import NullRecorder, Recorder
 from harness.subjects import Platform, Subject
 from harness.subjects.bhyve import BhyveSubject
 from harness.timing import CLOCK, Deadline
-from harness.transport import SshTransport
-from harness.transport.ssh import load_private_key
+from harness.transport import Endpoint, SshTransport, key_from_file
 
 CONNECT_SECONDS = 30.0
 #: How long a host may take to come back by itself, and after a power cycle.
@@ -80,15 +79,14 @@ class SshSession:
         return self._facts()
 
     def _connect(self, deadline: Deadline) -> Host:
-        transport = SshTransport.connect(
-            self.platform.alias,
-            address=self._reach["address"],
-            port=int(self._reach["port"]),
-            user=self._reach["user"],
-            key=load_private_key(self._reach["identity"]),
-            host_keys=[self._reach["host_key"]],
-            deadline=deadline,
+        endpoint = Endpoint(
+            self._reach["address"],
+            int(self._reach["port"]),
+            self._reach["user"],
+            [key_from_file(self._reach["identity"])],
+            [self._reach["host_key"]],
         )
+        transport = SshTransport.connect(self.platform.alias, endpoint, deadline=deadline)
         self._host = Host(transport)
         return self._host
 

@@ -1,6 +1,21 @@
 """How commands reach a host."""
 
+from harness.transport.connection import Endpoint, shown_key
+from harness.transport.keys import key_from_file, key_from_text, keys_from_agent
 from harness.transport.protocol import CommandResult, RemoteProcess, Transport
+from harness.transport.shell import Framed, through_sh
 from harness.transport.ssh import SshTransport
 
-__all__ = ["CommandResult", "RemoteProcess", "SshTransport", "Transport"]
+__all__ = [
+    "CommandResult",
+    "Endpoint",
+    "Framed",
+    "RemoteProcess",
+    "SshTransport",
+    "Transport",
+    "key_from_file",
+    "key_from_text",
+    "keys_from_agent",
+    "shown_key",
+    "through_sh",
+]

@@ -25,6 +25,11 @@ class CommandResult:
         """Standard output as text, without the closing newline."""
         return self.stdout.decode("utf-8", "replace").rstrip("\n")
 
+    @property
+    def errors(self) -> str:
+        """Standard error as text, without white space around it."""
+        return self.stderr.decode("utf-8", "replace").strip()
+
 
 class RemoteProcess(Protocol):
     """A command that still runs."""
@@ -52,15 +57,28 @@ class RemoteProcess(Protocol):
 
 
 class Transport(Protocol):
-    """One connection. No command is ever repeated by it."""
+    """One connection. No command is ever repeated by it.
 
+    A command is one line for ``/bin/sh``, whatever the login shell is; where the connection was made with
+    ``become`` it runs as root. Every command is told to ``recorder`` when it is over, however it ends.
+    """
+
+    name: str
     recorder: Recorder
+    #: Channels opened so far: the round trips that were spent.
+    channels: int
 
-    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline) -> CommandResult:
-        """Run a shell command to its end. Raises ``SshLost`` and ``CommandTimeout``; a nonzero status is a result."""
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, record: bool = True) -> CommandResult:
+        """Run a command to its end. Raises ``SshLost`` and ``CommandTimeout``; a nonzero status is a result.
 
-    def start(self, command: str, *, deadline: Deadline) -> RemoteProcess:
-        """Start a command and leave its standard input open."""
+        A command that a signal ended has status 128 + its number.
+        """
+
+    def start(self, command: str, *, deadline: Deadline, record: bool = True) -> RemoteProcess:
+        """Start a command and leave its standard input open.
+
+        ``record`` off: the caller tells the recorder itself (a script of several commands).
+        """
 
     def alive(self) -> bool:
         """Whether the connection still stands, as far as this side knows."""

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
 import time
 from collections.abc import Sequence
 
 import paramiko
 
-from harness.errors import CommandTimeout, HostKeyMismatch, SshAuthFailed, SshLost, SshUnreachable
+from harness.errors import CommandTimeout, SshLost
 from harness.recording import NullRecorder, Recorder
 from harness.timing import Deadline
+from harness.transport.connection import Connection, Endpoint, close_all, connect
 from harness.transport.protocol import CommandResult
+from harness.transport.shell import through_sh
 
-#: Seconds between keep-alive messages: a peer that vanished is noticed while a command is silent.
-KEEPALIVE = 15
 _CHUNK = 1 << 16
 
 
-class _SshProcess:
-    def __init__(self, transport: SshTransport, channel: paramiko.Channel, command: str) -> None:
+class SshProcess:
+    """Implements :class:`harness.transport.protocol.RemoteProcess`."""
+
+    def __init__(self, transport: SshTransport, channel: paramiko.Channel, command: str, record: bool) -> None:
         self._transport = transport
         self._channel = channel
         self._command = command
@@ -33,7 +34,7 @@ class _SshProcess:
         self._err = bytearray()
         self._started = time.time()
         self._clock = time.monotonic()
-        self._recorded = False
+        self._recorded = not record
 
     @property
     def stdout(self) -> bytes:
@@ -46,7 +47,11 @@ class _SshProcess:
     def write(self, data: bytes) -> None:
         try:
             self._channel.sendall(data)
+        except TimeoutError:
+            raise CommandTimeout(f"'{self._command[:120]}' on '{self._transport.name}' takes no input.") from None
         except OSError as error:
+            if self._channel.exit_status_ready():
+                return  # it ended without reading everything, which its status will tell
             raise self._lost() from error
 
     def close_stdin(self) -> None:
@@ -57,20 +62,19 @@ class _SshProcess:
         channel = self._channel
         if not (channel.recv_ready() or channel.recv_stderr_ready() or channel.closed or channel.eof_received):
             select.select([channel], [], [], deadline.remaining())
-        while channel.recv_ready():
-            self._out += channel.recv(_CHUNK)
-        while channel.recv_stderr_ready():
-            self._err += channel.recv_stderr(_CHUNK)
+        self._drain()
         if channel.exit_status_ready() and (channel.eof_received or channel.closed):
-            # Output that arrived together with the status.
-            while channel.recv_ready():
-                self._out += channel.recv(_CHUNK)
-            while channel.recv_stderr_ready():
-                self._err += channel.recv_stderr(_CHUNK)
+            self._drain()  # output that arrived together with the status
             return False
         if channel.closed or not self._transport.alive():
             raise self._lost()
         return True
+
+    def _drain(self) -> None:
+        while self._channel.recv_ready():
+            self._out += self._channel.recv(_CHUNK)
+        while self._channel.recv_stderr_ready():
+            self._err += self._channel.recv_stderr(_CHUNK)
 
     def wait(self, deadline: Deadline) -> CommandResult:
         while self.read(deadline):
@@ -95,8 +99,10 @@ class _SshProcess:
 
     def _lost(self) -> SshLost:
         self._record(None)
-        name = self._transport.name
-        return SshLost(f"The connection to '{name}' broke while '{self._command[:120]}' ran; its outcome is unknown.")
+        return SshLost(
+            f"The connection to '{self._transport.name}' broke while '{self._command[:120]}' ran;"
+            " its outcome is unknown."
+        )
 
     def _record(self, status: int | None) -> None:
         if not self._recorded:
@@ -107,84 +113,45 @@ class _SshProcess:
 
 
 class SshTransport:
-    """One SSH connection to the host ``name`` of the inventory."""
+    """One SSH connection to the host ``name`` of the inventory; ``become`` stands before every command."""
 
-    def __init__(self, name: str, connection: paramiko.Transport) -> None:
+    def __init__(self, name: str, chain: Sequence[Connection], become: Sequence[str] = ()) -> None:
         self.name = name
         self.recorder: Recorder = NullRecorder()
         #: Channels opened so far: the round trips a case costs.
         self.channels = 0
-        self._connection = connection
+        self._chain = list(chain)
+        self._become = tuple(become)
 
     @classmethod
-    def connect(
-        cls,
-        name: str,
-        *,
-        address: str,
-        port: int,
-        user: str,
-        key: paramiko.PKey,
-        host_keys: Sequence[str],
-        deadline: Deadline,
-    ) -> SshTransport:
+    def connect(cls, name: str, endpoint: Endpoint, *, deadline: Deadline, become: Sequence[str] = ()) -> SshTransport:
         """Connect and prove who is there.
 
         Raises :class:`SshUnreachable`, :class:`HostKeyMismatch` (the key shown is not pinned),
         :class:`SshAuthFailed`.
         """
-        connection: paramiko.Transport | None = None
-        try:
-            sock = socket.create_connection((address, port), timeout=max(0.1, deadline.remaining()))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            connection = paramiko.Transport(sock)
-            connection.start_client(timeout=max(0.1, deadline.remaining()))
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            if connection is not None:
-                connection.close()
-            raise SshUnreachable(f"Host '{name}' does not answer SSH at {address}:{port}: {error}.") from error
-        shown = str(connection.get_remote_server_key().fingerprint)
-        if shown not in host_keys:
-            connection.close()
-            raise HostKeyMismatch(
-                f"Host '{name}' at {address}:{port} showed the key {shown}; pinned are {', '.join(host_keys)}."
-            )
-        try:
-            connection.auth_publickey(user, key)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            connection.close()
-            raise SshAuthFailed(f"Host '{name}' refused the key for user '{user}': {error}.") from error
-        connection.set_keepalive(KEEPALIVE)
-        return cls(name, connection)
+        return cls(name, connect(name, endpoint, deadline), become)
 
     def alive(self) -> bool:
-        return self._connection.is_active()
+        return all(connection.is_active() for connection in self._chain)
 
-    def start(self, command: str, *, deadline: Deadline) -> _SshProcess:
+    def start(self, command: str, *, deadline: Deadline, record: bool = True) -> SshProcess:
         self.channels += 1
+        text = through_sh(command, self._become)
         try:
-            channel = self._connection.open_session(timeout=max(0.1, deadline.remaining()))
+            channel = self._chain[-1].open_session(timeout=max(0.1, deadline.remaining()))
             channel.settimeout(max(0.1, deadline.remaining()))
-            channel.exec_command(command)
+            channel.exec_command(text)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise SshLost(f"The connection to '{self.name}' broke before '{command[:120]}' was started.") from error
-        return _SshProcess(self, channel, command)
+        return SshProcess(self, channel, command, record)
 
-    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline) -> CommandResult:
-        process = self.start(command, deadline=deadline)
+    def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, record: bool = True) -> CommandResult:
+        process = self.start(command, deadline=deadline, record=record)
         if stdin:
             process.write(stdin)
         process.close_stdin()
         return process.wait(deadline)
 
     def close(self) -> None:
-        self._connection.close()
-
-
-def load_private_key(path: str) -> paramiko.PKey:
-    """The private key in a file; raises :class:`SshAuthFailed` when it cannot be used."""
-    try:
-        return paramiko.PKey.from_path(path)
-    except (OSError, paramiko.SSHException, ValueError, TypeError) as error:
-        raise SshAuthFailed(f"The private key '{path}' cannot be used: {error}.") from error
+        close_all(self._chain)
