@@ -1,8 +1,11 @@
-/* How a run ends: the signal that the payload names, then a parking loop that any host can kill. */
+/*
+ * How a run ends: the records go out, then the signal that the payload names, then a parking loop that any host can
+ * kill.
+ */
 #include "runtime.h"
 
-void
-end_of_run(unsigned method)
+static void
+signal_host(unsigned method)
 {
 	static const char shutdown[] = "Shutdown";
 
@@ -28,6 +31,20 @@ end_of_run(unsigned method)
 		break;
 	default:
 		break;
+	}
+}
+
+/* Ends the run from whichever processor gets here first. */
+void
+end_of_run(const struct context *ctx, const struct payload_header *header)
+{
+	static uint32_t ending;
+
+	WRITE_DR(7, DR7_INACTIVE);
+	if (__atomic_exchange_n(&ending, 1, __ATOMIC_SEQ_CST) == 0) {
+		send_records(header->nonce);
+		halt_others(ctx);
+		signal_host(header->end_method);
 	}
 	for (;;)
 		__asm__ volatile("sti; hlt");

@@ -4,22 +4,6 @@
  */
 #include "runtime.h"
 
-struct context contexts[2] = { { .cpu = 0, .first_touch = FIRST_TOUCH },
-    { .cpu = 1, .first_touch = (FIRST_TOUCH + FIRST_TOUCH_END) / 2 } };
-
-/* Each processor has its own GDT, and reading its base causes no exit. */
-struct context *
-current(void)
-{
-	struct { uint16_t limit; uint64_t base; } __attribute__((packed)) gdtr;
-	static uint64_t first_gdt;
-
-	__asm__ volatile("sgdt %0" : "=m"(gdtr));
-	if (first_gdt == 0)
-		first_gdt = gdtr.base;
-	return (&contexts[gdtr.base == first_gdt ? 0 : 1]);
-}
-
 static uint64_t
 read_value(const struct context *ctx)
 {
@@ -41,17 +25,19 @@ static uint8_t
 mode_of(const struct frame *frame)
 {
 	switch (frame->cs & 0xFFFF) {
-	case 0x23:
+	case SELECTOR_USER32:
 		return (MODE_COMPAT);
-	case 0x2B:
+	case SELECTOR_USER64:
 		return (MODE_USER64);
+	case SELECTOR_USER16:
+		return (MODE_COMPAT16);
 	default:
 		return (MODE_LONG);
 	}
 }
 
 /* An enabled instruction breakpoint is among the reported ones: the instruction has not run yet. */
-static int
+int
 is_instruction_breakpoint(uint64_t dr6, uint64_t dr7)
 {
 	for (unsigned n = 0; n < 4; n++)
@@ -61,24 +47,42 @@ is_instruction_breakpoint(uint64_t dr6, uint64_t dr7)
 }
 
 static void
-resume_debug(struct context *ctx, struct frame *frame, uint64_t dr6, uint64_t dr7)
+resume_debug(const struct context *ctx, struct frame *frame, uint64_t rip, uint64_t dr6, uint64_t dr7)
 {
 	if (ctx->handler_flags & HANDLER_CLEAR_TF)
 		frame->rflags &= ~RFLAGS_TF;
 	if (dr6 & DR6_BD) {
-		if (!(ctx->handler_flags & HANDLER_RETRY_GD) && frame->rip == ctx->site)
-			frame->rip = ctx->next;
+		if (!(ctx->handler_flags & HANDLER_RETRY_GD) && rip == ctx->site)
+			frame->rip += ctx->next - ctx->site;
 	} else if (is_instruction_breakpoint(dr6, dr7) && !(ctx->handler_flags & HANDLER_NO_RF)) {
 		frame->rflags |= RFLAGS_RF;
 	}
 }
 
-static void
+/* Lets the program go on; returns 0 when nothing sane can follow. */
+static int
+resume_fault(const struct context *ctx, struct frame *frame, uint64_t rip, uint64_t address)
+{
+	if (frame->vector == VECTOR_BP || frame->vector == VECTOR_SECOND || frame->vector == VECTOR_NMI)
+		return (1);
+	if (frame->vector == VECTOR_PF && (ctx->handler_flags & HANDLER_REPAIR)) {
+		repair_page(address);
+		return (1);
+	}
+	if (rip != ctx->site || rip == ctx->next)
+		return (0);
+	frame->rip += ctx->next - ctx->site;
+	return (1);
+}
+
+/* Records what the processor reported; the return value is that of resume_fault. */
+static int
 record_exception(struct context *ctx, struct frame *frame)
 {
-	uint8_t flags = ctx->handler_flags;
-	uint64_t dr6, dr7;
+	uint32_t flags = ctx->handler_flags;
+	uint64_t dr6, dr7, rip = frame->rip, address = 0;
 	struct record *record;
+	int sane = 1;
 
 	if (flags & HANDLER_EXIT_BEFORE)
 		force_exits(ctx, ctx->handler_exit, 1);
@@ -88,9 +92,11 @@ record_exception(struct context *ctx, struct frame *frame)
 	WRITE_DR(7, DR7_INACTIVE);
 	if (flags & HANDLER_EXIT_AFTER)
 		force_exits(ctx, ctx->handler_exit, 1);
+	if ((frame->cs & 0xFFFF) == SELECTOR_USER16)
+		rip += LOW_CODE;
 	record = record_new(ctx, RECORD_EXCEPTION);
 	record->vector = (uint8_t)frame->vector;
-	record->rip = frame->rip;
+	record->rip = rip;
 	record->rflags = (uint32_t)frame->rflags;
 	record->error = (uint32_t)frame->error;
 	record->cs = (uint16_t)frame->cs;
@@ -98,21 +104,22 @@ record_exception(struct context *ctx, struct frame *frame)
 	record->dr6 = dr6;
 	record->dr7 = dr7;
 	record->value = read_value(ctx);
-	record->aux = frame->rax;
-	if (frame->vector == VECTOR_PF)
-		__asm__ volatile("movq %%cr2, %0" : "=r"(record->aux));
-	if (frame->vector == VECTOR_DB)
-		resume_debug(ctx, frame, dr6, dr7);
-	else if (frame->vector != VECTOR_BP && frame->rip == ctx->site)
-		frame->rip = ctx->next;         /* a fault at the instruction under test: skip it */
-	/* The processor sets bits and never clears them; a stale bit would speak for the next event. */
-	if (!(flags & HANDLER_KEEP_DR6) && frame->vector == VECTOR_DB)
-		WRITE_DR(6, DR6_INACTIVE);
+	record->aux = (flags & HANDLER_RCX) ? frame->rcx : frame->rax;
+	if (frame->vector == VECTOR_PF) {
+		__asm__ volatile("movq %%cr2, %0" : "=r"(address));
+		record->aux = address;
+	}
+	if (frame->vector == VECTOR_DB) {
+		resume_debug(ctx, frame, rip, dr6, dr7);
+		/* The processor sets bits and never clears them; a stale bit would speak for the next event. */
+		if (!(flags & HANDLER_KEEP_DR6))
+			WRITE_DR(6, DR6_INACTIVE);
+	} else {
+		sane = resume_fault(ctx, frame, rip, address);
+	}
 	WRITE_DR(7, (flags & HANDLER_DISARM) ? DR7_INACTIVE : dr7);
+	return (sane);
 }
-
-/* A fault nobody expects would be taken for ever: after this many records the program is over. */
-#define MANY 3000
 
 void handle_vector(struct frame *frame);
 
@@ -121,21 +128,17 @@ handle_vector(struct frame *frame)
 {
 	struct context *ctx = current();
 
-	if (frame->vector == VECTOR_TIMER) {
+	switch (frame->vector) {
+	case VECTOR_TIMER:
 		ctx->ticks++;
 		mmio_write(0xFEE000B0, 0);
 		return;
-	}
-	if (frame->vector == VECTOR_SPURIOUS)
+	case VECTOR_SPURIOUS:
 		return;
-	if (frame->vector == VECTOR_LEAVE)
-		leave_user(frame->rax);
-	record_exception(ctx, frame);
-	if (frame->vector != VECTOR_DB && frame->vector != VECTOR_BP && frame->rip != ctx->next) {
-		/* Neither a debug event nor a fault of the instruction under test: nothing sane can follow. */
-		const struct payload_header *header = (const void *)ROM_BASE;
-
-		send_records(header->nonce);
-		end_of_run(header->end_method);
+	case VECTOR_LEAVE:
+		leave_user(frame->rax, ctx->kernel_stack);
+	default:
+		if (!record_exception(ctx, frame))
+			end_of_run(ctx, (const struct payload_header *)ROM_BASE);
 	}
 }

@@ -61,6 +61,18 @@ toggle_control_registers(void)
 	__asm__ volatile("movq %0, %%cr4" : : "r"(cr4));
 }
 
+/* The next page of this processor's share; none is touched twice. */
+static void
+touch_next(struct context *ctx)
+{
+	uint64_t end = FIRST_TOUCH + (ctx->cpu + 1UL) * FIRST_TOUCH_SHARE;
+
+	if (ctx->first_touch == end)
+		return;
+	*(volatile uint64_t *)ctx->first_touch = end;
+	ctx->first_touch += 4096;
+}
+
 static void
 xsetbv_same(void)
 {
@@ -77,6 +89,7 @@ void
 force_exits(struct context *ctx, unsigned kind, uint64_t count)
 {
 	uint32_t regs[4];
+	uint64_t value;
 
 	if (kind == EXIT_BUSY) {
 		busy(count);
@@ -97,8 +110,7 @@ force_exits(struct context *ctx, unsigned kind, uint64_t count)
 			hlt_until_timer(ctx);
 			break;
 		case EXIT_FIRST_TOUCH:
-			*(volatile uint64_t *)ctx->first_touch = count;
-			ctx->first_touch += 4096;
+			touch_next(ctx);
 			break;
 		case EXIT_LAPIC_MMIO:
 			(void)mmio_read(APIC_VERSION);
@@ -117,6 +129,12 @@ force_exits(struct context *ctx, unsigned kind, uint64_t count)
 			break;
 		case EXIT_CR_WRITE:
 			toggle_control_registers();
+			break;
+		case EXIT_CR8:
+			__asm__ volatile("movq %0, %%cr8; movq %1, %%cr8" : : "r"(1UL), "r"(0UL));
+			break;
+		case EXIT_CR3:
+			__asm__ volatile("movq %%cr3, %0; movq %0, %%cr3" : "=r"(value) : : "memory");
 			break;
 		default:
 			return;

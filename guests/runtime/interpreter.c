@@ -2,23 +2,28 @@
 #include "runtime.h"
 
 #define LOOP_DEPTH 4
-#define MSR_LEAF_FEATURES 7
 
-static volatile uint32_t ap_state;      /* 0 not started, 1 running, 2 done */
-static uint32_t ap_first_op;
+extern char user_return64[], user_return32[], user_return16[];
 
-static void
-set_snippet(struct context *ctx, uint32_t number)
+/* The table to look in follows from how wide the code of a mode is. */
+const struct snippet *
+find_snippet(unsigned mode, uint32_t number)
 {
-	ctx->site = snippets_start[number].site;
-	ctx->next = snippets_start[number].next;
+	switch (mode) {
+	case MODE_LONG:
+	case MODE_USER64:
+		return (&snippets64[number]);
+	case MODE_COMPAT:
+	case MODE_PROT32:
+		return (&snippets32[number]);
+	default:
+		return (&snippets16[number]);
+	}
 }
 
 static void
-write_dr(struct context *ctx, unsigned n, uint64_t value)
+write_dr(unsigned n, uint64_t value)
 {
-	/* DR7 bit 13 makes the next access trap; it is the last thing a program does to a register then. */
-	(void)ctx;
 	switch (n) {
 	case 0:
 		WRITE_DR(0, value);
@@ -75,18 +80,53 @@ peek(unsigned size, uint64_t address)
 	}
 }
 
-static void
-exec(struct context *ctx, const struct op *op, int user)
+/* Code of other widths gets 32-bit arguments; the upper half of z is the base of its data segment. */
+static uint64_t
+exec_user(struct context *ctx, unsigned mode, const struct op *op, uint64_t code)
 {
-	const struct snippet *snippet = &snippets_start[op->c];
+	struct user_call call = { op->x, op->y, op->z, 0, code, SELECTOR_USER64, SELECTOR_USER_DATA };
+
+	call.rsp = STACKS + (uint64_t)ctx->cpu * CPU_STACKS + 2 * STACK_SIZE - 8;
+	*(uint64_t *)call.rsp = (uint64_t)user_return64;
+	if (mode != MODE_USER64) {
+		uint32_t base = (uint32_t)(op->z >> 32);
+
+		set_data_base(SELECTOR_USER_BASED, base);
+		call.rdi = (uint32_t)op->x - base;
+		call.rdx = (uint32_t)op->z;
+		call.ds = SELECTOR_USER_BASED;
+		call.cs = SELECTOR_USER32;
+		*(uint64_t *)call.rsp = (uint64_t)user_return32;
+	}
+	if (mode == MODE_COMPAT16) {
+		call.cs = SELECTOR_USER16;
+		call.rip -= LOW_CODE;
+		*(uint64_t *)call.rsp = (uint64_t)user_return16 - LOW_CODE;
+	}
+	return (call_user(&call, &ctx->kernel_stack));
+}
+
+static void
+exec(struct context *ctx, const struct op *op)
+{
+	const struct snippet *snippet = find_snippet(op->b, op->c);
 	uint64_t result;
 
-	set_snippet(ctx, op->c);
-	if (user)
-		result = call_snippet_user(op->x, op->y, op->z, snippet->code,
-		    STACKS + (uint64_t)(2 + ctx->cpu) * STACK_SIZE + STACK_SIZE);
-	else
+	ctx->site = snippet->site;
+	ctx->next = snippet->next;
+	switch (op->b) {
+	case MODE_LONG:
 		result = call_snippet(op->x, op->y, op->z, snippet->code);
+		break;
+	case MODE_USER64:
+	case MODE_COMPAT:
+	case MODE_COMPAT16:
+		result = exec_user(ctx, op->b, op, snippet->code);
+		break;
+	default:
+		result = exec_legacy(ctx, op->b, op);
+		break;
+	}
 	if (op->a) {
 		struct record *record = record_new(ctx, RECORD_RESULT);
 
@@ -108,68 +148,102 @@ record_cpuid(struct context *ctx, uint32_t leaf, uint32_t subleaf)
 }
 
 static void
+force_recorded(struct context *ctx, const struct op *op)
+{
+	uint64_t ticks = ctx->ticks;
+	struct record *record;
+
+	force_exits(ctx, op->a, op->x);
+	if (op->b) {
+		record = record_new(ctx, RECORD_EXIT);
+		record->value = op->x;
+		record->aux = ctx->ticks - ticks;
+	}
+}
+
+static void
+record_value(struct context *ctx, const struct op *op)
+{
+	uint64_t value = peek(op->a, op->x);
+	struct record *record = record_new(ctx, RECORD_VALUE);
+
+	record->value = value;
+	record->aux = op->x;
+}
+
+static void
+synchronise(const struct op *op, uint32_t nonce)
+{
+	volatile uint32_t *mailbox = (volatile uint32_t *)MAILBOX;
+
+	*mailbox = 0;
+	send_phase(nonce, (uint32_t)op->x);
+	if (op->a == SYNC_CONSOLE)
+		(void)uart_receive();
+	else if (op->a == SYNC_MEMORY)
+		while (*mailbox != (uint32_t)op->x)
+			;
+}
+
+static void
 simple_op(struct context *ctx, const struct op *op, uint32_t nonce)
 {
-	struct record *record;
-	uint64_t value, ticks;
-
 	switch (op->opcode) {
 	case OP_SET_DR:
-		write_dr(ctx, op->a, op->x);
+		write_dr(op->a, op->x);
 		break;
 	case OP_SET_DR_SITE:
-		write_dr(ctx, op->a, snippets_start[op->c].site + op->x);
+		write_dr(op->a, find_snippet(op->b, op->c)->site + op->x);
 		break;
 	case OP_SNAPSHOT:
 		record_debug_registers(record_new(ctx, RECORD_SNAPSHOT));
 		break;
 	case OP_EXEC:
-		exec(ctx, op, 0);
-		break;
-	case OP_EXEC_USER:
-		exec(ctx, op, 1);
+		exec(ctx, op);
 		break;
 	case OP_EXIT:
-		ticks = ctx->ticks;
-		force_exits(ctx, op->a, op->x);
-		if (op->b) {
-			record = record_new(ctx, RECORD_EXIT);
-			record->value = op->x;
-			record->aux = ctx->ticks - ticks;
-		}
+		force_recorded(ctx, op);
 		break;
 	case OP_POKE:
 		poke(op->a, op->x, op->y);
 		break;
 	case OP_PEEK:
-		value = peek(op->a, op->x);
-		record = record_new(ctx, RECORD_VALUE);
-		record->value = value;
-		record->aux = op->x;
+		record_value(ctx, op);
 		break;
 	case OP_VALUE_AT:
 		ctx->value_at = op->x;
 		ctx->value_size = op->a;
 		break;
 	case OP_SYNC:
-		send_phase(nonce, (uint32_t)op->x);
-		(void)uart_receive();
+		synchronise(op, nonce);
 		break;
-	case OP_SET_CR4:
-		__asm__ volatile("movq %%cr4, %0" : "=r"(value));
-		value = (value & ~op->x) | op->y;
-		__asm__ volatile("movq %0, %%cr4" : : "r"(value));
+	case OP_SET_CR:
+		set_control(op->a, op->x, op->y);
 		break;
 	case OP_HANDLER:
-		ctx->handler_flags = op->a;
+		ctx->handler_flags = op->c;
 		ctx->handler_exit = op->b;
 		break;
 	case OP_CPUID:
 		record_cpuid(ctx, (uint32_t)op->x, (uint32_t)op->y);
 		break;
+	case OP_WAIT_CPU:
+		wait_cpu(ctx, op->a);
+		break;
+	case OP_BARRIER:
+		barrier((uint32_t)op->x);
+		break;
+	case OP_MAP:
+		map_page(op->a, op->b, op->x, op->y);
+		break;
+	case OP_CONTROL:
+		record_control(ctx);
+		break;
+	case OP_TABLES:
+		record_tables(ctx);
+		break;
 	case OP_NOTE:
-		record = record_new(ctx, RECORD_NOTE);
-		record->value = op->x;
+		record_new(ctx, RECORD_NOTE)->value = op->x;
 		break;
 	}
 }
@@ -194,10 +268,12 @@ run_ops(struct context *ctx, const struct payload_header *header, uint32_t first
 				n = loops[depth - 1].start;
 			else
 				depth--;
+		} else if (ops[n].opcode == OP_START_CPU) {
+			start_cpu(ctx, &ops[n]);
+			/* Its operations stand right here; ours go on behind them. */
+			n = (uint32_t)ops[n].y - 1;
 		} else {
 			simple_op(ctx, &ops[n], header->nonce);
 		}
 	}
-	(void)ap_state;
-	(void)ap_first_op;
 }

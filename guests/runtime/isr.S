@@ -1,11 +1,9 @@
 /*
- * Entry points of all 256 vectors, and the way to CPL 3 and back.
+ * Entry points of all 256 vectors, and the call of a snippet.
  *
  * Each vector pushes its number (and a zero where the processor pushes no error code), saves the general
  * registers and calls handle_vector(struct frame *).
  */
-#include "layout.h"
-
 	.text
 	.altmacro
 	.macro isr_entry vector
@@ -93,51 +91,9 @@ call_snippet:
 	popq	%rbp
 	ret
 
-/*
- * uint64_t call_snippet_user(uint64_t rdi, uint64_t rsi, uint64_t rdx, const void *code, uint64_t user_stack)
- *
- * Runs the snippet at CPL 3. It comes back through vector 0x80, whose handler calls leave_user.
- */
-	.globl call_snippet_user
-call_snippet_user:
-	pushq	%rbp
-	movq	%rsp, %rbp
-	pushq	%rbx
-	pushq	%r12
-	pushq	%r13
-	pushq	%r14
-	pushq	%r15
-	movq	%rsp, kernel_stack_of_user(%rip)
-	leaq	user_return(%rip), %rax
-	subq	$8, %r8
-	movq	%rax, (%r8)                     /* the snippet's return address */
-	pushq	$0x33                           /* SS, CPL 3 */
-	pushq	%r8
-	pushfq
-	orq	$0x3200, (%rsp)                 /* IF, IOPL 3: port accesses of user snippets are allowed */
-	pushq	$0x2B                           /* CS, CPL 3, 64-bit */
-	pushq	%rcx
-	xorl	%eax, %eax
+/* A handler that leaves no record, for cases about the frame itself: vector 0x81. */
+	.globl frame_handler, frame_handler_next
+frame_handler:
+	nop
+frame_handler_next:
 	iretq
-user_return:
-	int	$0x80
-
-	/* Called by the handler of vector 0x80 with the user's rax: back to the caller of call_snippet_user. */
-	.globl leave_user
-leave_user:
-	movq	%rdi, %rax
-	movq	kernel_stack_of_user(%rip), %rsp
-	popq	%r15
-	popq	%r14
-	popq	%r13
-	popq	%r12
-	popq	%rbx
-	popq	%rbp
-	cld
-	sti
-	ret
-
-	.bss
-	.align 8
-kernel_stack_of_user:
-	.quad	0

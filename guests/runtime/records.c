@@ -39,19 +39,6 @@ record_new(struct context *ctx, unsigned kind)
 	return (record);
 }
 
-/* Fills in DR0-3, DR6, DR7 and CR4 as RECORD_SNAPSHOT and RECORD_RESET carry them. */
-void
-record_debug_registers(struct record *record)
-{
-	record->rip = READ_DR(0);
-	record->value = READ_DR(1);
-	record->site = READ_DR(2);
-	record->next = READ_DR(3);
-	record->dr6 = READ_DR(6);
-	record->dr7 = READ_DR(7);
-	__asm__ volatile("movq %%cr4, %0" : "=r"(record->aux));
-}
-
 uint32_t
 crc32(uint32_t crc, const void *data, size_t length)
 {

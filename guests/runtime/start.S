@@ -16,9 +16,6 @@
 #define MSR_EFER    0xC0000080
 #define EFER_SCE    0x00000001
 #define EFER_LME    0x00000100
-#define SELECTOR_CODE32 0x08
-#define SELECTOR_DATA   0x10
-#define SELECTOR_CODE64 0x18
 
 	.section .rom, "ax"
 	.globl rom_start
@@ -93,14 +90,15 @@ start32:
 	loop	2b
 	call	enter_long
 	.code64
-	movq	$STACKS + STACK_SIZE, %rsp
+	movq	$(STACKS + STACK_SIZE), %rsp
 	movq	$main, %rax
 	call	*%rax
 3:	hlt
 	jmp	3b
 
 	.code32
-	/* Paging and long mode on; returns to 64-bit code behind the call. */
+	/* Paging and long mode on; returns to 64-bit code behind the call. Started processors come here too. */
+	.globl enter_long
 enter_long:
 	movl	$PAGE_TABLES, %eax
 	movl	%eax, %cr3

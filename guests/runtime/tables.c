@@ -22,61 +22,129 @@ struct pointer {
 	uint64_t base;
 } __attribute__((packed));
 
-#define ISR_STRIDE 16
-#define GATE_INTERRUPT 0x8E
-#define DPL3 0x60
+#define ISR_STRIDE      16
+#define GATE_INTERRUPT  0x8E
+#define DPL3            0x60
+#define GDT_ENTRIES     (SELECTOR_TSS64 / 8 + 2 * MAX_CPUS)
+#define TSS_AVAILABLE   0x89UL
 
+struct context contexts[MAX_CPUS];
+uint64_t gdt[GDT_ENTRIES];
 static struct gate idt[256];
-static uint64_t gdt[2][10];
-static struct tss tss[2];
+static struct tss tss[MAX_CPUS];
+
+/* The task register tells processors apart, and reading it causes no exit; a host may change GDTR. */
+struct context *
+current(void)
+{
+	uint16_t selector;
+
+	__asm__ volatile("str %0" : "=r"(selector));
+	return (&contexts[(selector - SELECTOR_TSS64) / 16 % MAX_CPUS]);
+}
+
+static void
+set_gate(struct gate *gate, unsigned vector, const char *handler)
+{
+	uint64_t entry = (uint64_t)handler;
+	/* INT3 and the way back from CPL 3 are open to CPL 3, as operating systems do it. */
+	int open = vector == VECTOR_BP || vector == VECTOR_LEAVE || vector == VECTOR_FRAME;
+
+	*gate = (struct gate){
+		.offset_low = (uint16_t)entry,
+		.selector = SELECTOR_CODE64,
+		/* A double fault may come with a bad stack. */
+		.ist = vector == 8 ? 1 : 0,
+		.type = GATE_INTERRUPT | (open ? DPL3 : 0),
+		.offset_middle = (uint16_t)(entry >> 16),
+		.offset_high = (uint32_t)(entry >> 32),
+	};
+}
 
 static void
 set_gates(void)
 {
-	for (unsigned vector = 0; vector < 256; vector++) {
-		uint64_t entry = (uint64_t)isr_table + vector * ISR_STRIDE;
+	struct gate *second = (struct gate *)IDT_SECOND;
 
-		idt[vector] = (struct gate){
-			.offset_low = (uint16_t)entry,
-			.selector = 0x18,
-			/* A double fault may come with a bad stack. */
-			.ist = vector == 8 ? 1 : 0,
-			/* INT3 and the way back from CPL 3 are open to CPL 3, as operating systems do it. */
-			.type = GATE_INTERRUPT | ((vector == VECTOR_BP || vector == VECTOR_LEAVE) ? DPL3 : 0),
-			.offset_middle = (uint16_t)(entry >> 16),
-			.offset_high = (uint32_t)(entry >> 32),
-		};
+	for (unsigned vector = 0; vector < 256; vector++) {
+		set_gate(&idt[vector], vector, isr_table + vector * ISR_STRIDE);
+		second[vector] = idt[vector];
 	}
+	set_gate(&idt[VECTOR_FRAME], VECTOR_FRAME, frame_handler);
+	second[VECTOR_FRAME] = idt[VECTOR_FRAME];
+	set_gate(&second[VECTOR_BP], VECTOR_BP, isr_table + VECTOR_SECOND * ISR_STRIDE);
 }
 
-/* Loads GDT, IDT and TR of processor `cpu` (0 or 1) and reloads the segment registers. */
+static void
+set_tss(unsigned cpu)
+{
+	uint64_t base = (uint64_t)&tss[cpu], stacks = STACKS + (uint64_t)cpu * CPU_STACKS;
+	uint64_t *descriptor = &gdt[SELECTOR_TSS64 / 8 + 2 * cpu];
+
+	tss[cpu].rsp[0] = stacks + 3 * STACK_SIZE;
+	tss[cpu].ist[0] = stacks + 4 * STACK_SIZE;
+	tss[cpu].iomap = sizeof(struct tss);
+	descriptor[0] = (sizeof(struct tss) - 1) | (base & 0xFFFFFF) << 16 | TSS_AVAILABLE << 40 |
+	    (base >> 24 & 0xFF) << 56;
+	descriptor[1] = base >> 32;
+}
+
+static void
+set_descriptors(void)
+{
+	uint64_t *second = (uint64_t *)GDT_SECOND;
+
+	/* Accessed bits are set: nobody has to write them later. */
+	gdt[SELECTOR_CODE32 / 8] = 0x00CF9B000000FFFF;
+	gdt[SELECTOR_DATA / 8] = 0x00CF93000000FFFF;
+	gdt[SELECTOR_CODE64 / 8] = 0x00AF9B000000FFFF;
+	gdt[SELECTOR_USER32 / 8] = 0x00CFFB000000FFFF;
+	gdt[SELECTOR_USER_DATA / 8] = 0x00CFF3000000FFFF;
+	gdt[SELECTOR_USER64 / 8] = 0x00AFFB000000FFFF;
+	gdt[SELECTOR_CODE16 / 8] = 0x00009B000000FFFF | (uint64_t)LOW_CODE << 16;
+	gdt[SELECTOR_BASED / 8] = 0x00CF93000000FFFF;
+	gdt[SELECTOR_USER16 / 8] = 0x0000FB000000FFFF | (uint64_t)LOW_CODE << 16;
+	gdt[SELECTOR_USER_BASED / 8] = 0x00CFF3000000FFFF;
+	gdt[SELECTOR_DATA64K / 8] = 0x000093000000FFFF;
+	for (unsigned cpu = 0; cpu < MAX_CPUS; cpu++) {
+		contexts[cpu].cpu = (uint8_t)cpu;
+		contexts[cpu].first_touch = FIRST_TOUCH + (uint64_t)cpu * FIRST_TOUCH_SHARE;
+		set_tss(cpu);
+	}
+	for (unsigned n = 0; n < GDT_ENTRIES; n++)
+		second[n] = gdt[n];
+	second[SELECTOR_DATA64K / 8] = 0x0000930000000FFF;
+	/* Its owner's TSS is in use. */
+	second[SELECTOR_TSS64 / 8] |= 2UL << 40;
+}
+
+/* Gives a data segment of a legacy or compatibility mode its base. */
+void
+set_data_base(unsigned selector, uint32_t base)
+{
+	uint64_t clear = gdt[selector / 8] & ~(0xFFFFFFUL << 16 | 0xFFUL << 56);
+
+	gdt[selector / 8] = clear | (uint64_t)(base & 0xFFFFFF) << 16 | (uint64_t)(base >> 24) << 56;
+}
+
+/* Loads GDT, IDT and TR of a processor and reloads the segment registers. */
 void
 load_tables(unsigned cpu)
 {
 	struct pointer pointer;
-	uint64_t base = (uint64_t)&tss[cpu];
-	uint64_t stacks = STACKS + (uint64_t)(4 + cpu * 2) * STACK_SIZE;
 
-	if (cpu == 0)
+	if (cpu == 0) {
 		set_gates();
-	/* 0x08 code 32, 0x10 data, 0x18 code 64, 0x23 code 32 user, 0x2B code 64 user, 0x33 data user, 0x38 TSS */
-	gdt[cpu][0] = 0;
-	gdt[cpu][1] = 0x00CF9B000000FFFF;
-	gdt[cpu][2] = 0x00CF93000000FFFF;
-	gdt[cpu][3] = 0x00AF9B000000FFFF;
-	gdt[cpu][4] = 0x00CFFB000000FFFF;
-	gdt[cpu][5] = 0x00AFFB000000FFFF;
-	gdt[cpu][6] = 0x00CFF3000000FFFF;
-	gdt[cpu][7] = (sizeof(struct tss) - 1) | (base & 0xFFFFFF) << 16 | 0x89UL << 40 | (base >> 24 & 0xFF) << 56;
-	gdt[cpu][8] = base >> 32;
-	tss[cpu].rsp[0] = stacks + STACK_SIZE;
-	tss[cpu].ist[0] = stacks + 2 * STACK_SIZE;
-	tss[cpu].iomap = sizeof(struct tss);
-	pointer = (struct pointer){ sizeof(gdt[cpu]) - 1, (uint64_t)gdt[cpu] };
+		set_descriptors();
+	} else {
+		/* A former life of this processor left its TSS busy. */
+		set_tss(cpu);
+	}
+	pointer = (struct pointer){ sizeof(gdt) - 1, (uint64_t)gdt };
 	__asm__ volatile("lgdt %0" : : "m"(pointer));
 	pointer = (struct pointer){ sizeof(idt) - 1, (uint64_t)idt };
 	__asm__ volatile("lidt %0" : : "m"(pointer));
 	__asm__ volatile(
-	    "movw $0x10, %%ax; movw %%ax, %%ds; movw %%ax, %%es; movw %%ax, %%ss; movw %%ax, %%fs; movw %%ax, %%gs;"
-	    "movw $0x38, %%ax; ltr %%ax" : : : "rax", "memory");
+	    "movw %w0, %%ds; movw %w0, %%es; movw %w0, %%ss; movw %w0, %%fs; movw %w0, %%gs; ltr %w1"
+	    : : "r"(SELECTOR_DATA), "r"(SELECTOR_TSS64 + 16 * cpu) : "memory");
 }

@@ -15,6 +15,7 @@ from enum import IntEnum
 from harness.errors import RecordsDamaged, TestDefect
 from harness.guest.program import Handle
 from harness.guest.registers import VECTORS
+from harness.guest.state import ControlRegisters, DebugRegisters, DescriptorTables
 
 _RECORD = struct.Struct("<IBBHQIIHBBIQQQQQQ")
 _LINE = re.compile(rb"VGP1 ([BPRE]) ([0-9a-f]{8})((?: [0-9a-f.]+)*) ([0-9a-f]{8})\r*\n")
@@ -33,6 +34,13 @@ class Kind(IntEnum):
     NOTE = 8
     EXIT = 9
     OVERFLOW = 10
+    CONTROL = 11
+    TABLES = 12
+    CPU = 13
+
+
+#: Records that belong to the run and not to one of its operations.
+_OF_THE_RUN = (Kind.RESET, Kind.FEATURES)
 
 
 class Mode(IntEnum):
@@ -42,15 +50,20 @@ class Mode(IntEnum):
     USER64 = 1
     COMPAT = 2
     REAL = 3
+    PROT16 = 4
+    PROT32 = 5
+    VM86 = 6
+    COMPAT16 = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One 80-byte record, fields as in ``struct record`` of ops.h.
 
-    For exceptions ``rip``, ``rflags``, ``cs`` and ``error`` are the pushed frame, ``dr6`` and ``dr7`` what the
-    handler read, ``value`` the watched memory at that moment, ``aux`` rax (CR2 for a page fault); ``site`` and
-    ``next`` are the addresses of the instruction under test and of the one behind it.
+    For exceptions ``rip`` (made linear by adding the base of the code segment), ``rflags``, ``cs`` and ``error``
+    are the pushed frame, ``dr6`` and ``dr7`` what the handler read, ``value`` the watched memory at that moment,
+    ``aux`` rax (CR2 for a page fault, rcx under the handler's flag ``rcx``); ``site`` and ``next`` are the linear
+    addresses of the instruction under test and of the one behind it. ``cpu`` is the processor.
     """
 
     seq: int
@@ -95,24 +108,28 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class DebugRegisters:
-    """DR0-3, DR6, DR7 and CR4 as one record carries them."""
+class Features:
+    """CPUID bits of the guest that expectations depend on."""
 
-    dr0: int
-    dr1: int
-    dr2: int
-    dr3: int
-    dr6: int
-    dr7: int
-    cr4: int
+    rtm: bool
+    bus_lock_detect: bool
+    avx: bool
+    xsave: bool
+    address_masks: bool
+    sysenter: bool
 
     @classmethod
-    def of(cls, record: Record) -> DebugRegisters:
-        return cls(record.rip, record.value, record.site, record.next, record.dr6, record.dr7, record.aux)
-
-    def __getitem__(self, n: int) -> int:
-        """DRn by number."""
-        return int(getattr(self, f"dr{n}"))
+    def of(cls, record: Record) -> Features:
+        leaf7_ebx, leaf7_ecx = record.value & 0xFFFF_FFFF, record.value >> 32
+        leaf1_ecx, leaf1_edx = record.dr6 & 0xFFFF_FFFF, record.dr6 >> 32
+        return cls(
+            rtm=bool(leaf7_ebx >> 11 & 1),
+            bus_lock_detect=bool(leaf7_ecx >> 24 & 1),
+            avx=bool(leaf1_ecx >> 28 & 1),
+            xsave=bool(leaf1_ecx >> 26 & 1),
+            address_masks=bool(record.aux >> 26 & 1),
+            sysenter=bool(leaf1_edx >> 11 & 1),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +141,37 @@ class Result:
 
     @property
     def reset(self) -> DebugRegisters:
-        """What the first instruction saw (32 bits of each register: real mode)."""
-        return DebugRegisters.of(self._only(Kind.RESET))
+        """What the boot processor's first instruction saw (32 bits of each register: real mode)."""
+        return self.resets(0)[0]
+
+    def resets(self, cpu: int) -> tuple[DebugRegisters, ...]:
+        """What processor ``cpu`` saw at its first instruction, once for each time that it was started."""
+        found = [record for record in self.records if record.kind is Kind.RESET and record.cpu == cpu]
+        return tuple(DebugRegisters.of(record) for record in found)
+
+    @property
+    def features(self) -> Features:
+        """What CPUID offered to the guest."""
+        return Features.of(self._only(Kind.FEATURES))
 
     @property
     def has_rtm(self) -> bool:
         """CPUID 7.0 EBX bit 11."""
-        return bool(self._only(Kind.FEATURES).value >> 11 & 1)
+        return self.features.rtm
 
     @property
     def has_bus_lock_detect(self) -> bool:
         """CPUID 7.0 ECX bit 24."""
-        return bool(self._only(Kind.FEATURES).value >> 32 >> 24 & 1)
+        return self.features.bus_lock_detect
+
+    def vector_entry(self, vector: int) -> int:
+        """Address of the first instruction of the handler of ``vector``."""
+        return self._only(Kind.FEATURES).site + 16 * vector
+
+    @property
+    def syscall_entry(self) -> int:
+        """Address of the first instruction behind SYSCALL."""
+        return self._only(Kind.FEATURES).next
 
     @property
     def exceptions(self) -> tuple[Record, ...]:
@@ -148,7 +184,7 @@ class Result:
 
     def of(self, handle: Handle) -> tuple[Record, ...]:
         """Records that the operation produced, exceptions included."""
-        return tuple(record for record in self.records if record.op == handle.op and record.kind > Kind.FEATURES)
+        return tuple(record for record in self.records if record.op == handle.op and record.kind not in _OF_THE_RUN)
 
     def exceptions_of(self, handle: Handle) -> tuple[Record, ...]:
         return tuple(record for record in self.of(handle) if record.kind is Kind.EXCEPTION)
@@ -156,6 +192,16 @@ class Result:
     def snapshot(self, handle: Handle) -> DebugRegisters:
         """The registers that a ``snapshot()`` recorded (its last one in a loop)."""
         return DebugRegisters.of(self._last(handle, Kind.SNAPSHOT))
+
+    def control_registers(self, handle: Handle) -> ControlRegisters:
+        return ControlRegisters.of(self._last(handle, Kind.CONTROL))
+
+    def descriptor_tables(self, handle: Handle) -> DescriptorTables:
+        return DescriptorTables.of(self._last(handle, Kind.TABLES))
+
+    def started(self, handle: Handle) -> bool:
+        """Whether the processor of a ``processor()`` block ran it."""
+        return self._last(handle, Kind.CPU).value == 1
 
     def value(self, handle: Handle) -> int:
         """rax behind ``execute(..., result=True)``, or the memory value of ``peek``."""

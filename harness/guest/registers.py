@@ -21,6 +21,7 @@ DR7_GD = 1 << 13
 #: Bits of DR7 that keep what is written (bit 11 only with RTM).
 DR7_WRITABLE = 0xFFFF23FF
 
+CR0_AM = 1 << 18
 CR4_DE = 1 << 3
 
 RFLAGS_TF = 1 << 8
@@ -29,7 +30,7 @@ RFLAGS_RF = 1 << 16
 #: Bits of DR6 that say what happened; everything else is fixed or depends on features.
 DR6_CAUSES = 0xF | DR6_BD | DR6_BS | DR6_BT
 
-VECTORS = {"#DB": 1, "#BP": 3, "#UD": 6, "#DF": 8, "#NP": 11, "#SS": 12, "#GP": 13, "#PF": 14, "#AC": 17}
+VECTORS = {"#DB": 1, "NMI": 2, "#BP": 3, "#UD": 6, "#DF": 8, "#NP": 11, "#SS": 12, "#GP": 13, "#PF": 14, "#AC": 17}
 
 TYPES = {"execute": 0, "write": 1, "io": 2, "readwrite": 3}
 _LENGTHS = {1: 0, 2: 1, 8: 2, 4: 3}

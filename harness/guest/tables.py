@@ -14,7 +14,19 @@ from harness.errors import ProgramInvalid
 INCLUDE = Path(__file__).resolve().parents[2] / "guests" / "include"
 
 _DEFINE = re.compile(r"^#define\s+(\w+)\s+(0x[0-9A-Fa-f]+|\d+)\b", re.MULTILINE)
-_SNIPPET = re.compile(r"^SNIPPET\((\w+)\)", re.MULTILINE)
+_SNIPPET = re.compile(r"^(?:SNIPPET|PLACE)\((\w+)\)", re.MULTILINE)
+
+#: Width of code in bits -> the headers that number its snippets, one after the other.
+_SNIPPET_HEADERS = {
+    64: ("snippets.h",),
+    32: ("snippets_legacy.h", "snippets32.h"),
+    16: ("snippets_legacy.h",),
+}
+
+#: Width of the code that runs in each processor mode.
+_WIDTHS = {
+    "long": 64, "user64": 64, "compat": 32, "prot32": 32, "real": 16, "prot16": 16, "vm86": 16, "compat16": 16,
+}  # fmt: skip
 
 
 @cache
@@ -32,10 +44,10 @@ def _family(prefix: str) -> dict[str, int]:
 
 
 @cache
-def snippets() -> dict[str, int]:
-    """Name -> number of the instruction sequences in ``snippets.h``."""
-    names = _SNIPPET.findall((INCLUDE / "snippets.h").read_text(encoding="utf-8"))
-    return {name: number for number, name in enumerate(names)}
+def snippets(width: int = 64) -> dict[str, int]:
+    """Name -> number of the instruction sequences of ``width``-bit code."""
+    text = "".join((INCLUDE / name).read_text(encoding="utf-8") for name in _SNIPPET_HEADERS[width])
+    return {name: number for number, name in enumerate(_SNIPPET.findall(text))}
 
 
 def opcode(name: str) -> int:
@@ -59,12 +71,36 @@ def exit_kinds() -> tuple[str, ...]:
 
 
 def handler_flag(name: str) -> int:
-    return _family("HANDLER_")[name]
+    """Bit of the exception handler's flag ``name``; raises :class:`ProgramInvalid` when there is none."""
+    flags = _family("HANDLER_")
+    if name not in flags:
+        raise ProgramInvalid(f"There is no handler flag '{name}'; known are {', '.join(sorted(flags))}.")
+    return flags[name]
 
 
-def snippet(name: str) -> int:
-    """Number of the snippet ``name``; raises :class:`ProgramInvalid` when there is none."""
+def modes() -> tuple[str, ...]:
+    """Processor modes that code under test can run in."""
+    return tuple(_WIDTHS)
+
+
+def mode(name: str) -> int:
+    """Number of the processor mode ``name``; raises :class:`ProgramInvalid` with the known ones."""
+    if name not in _WIDTHS:
+        raise ProgramInvalid(f"There is no processor mode '{name}'; known are {', '.join(_WIDTHS)}.")
+    return _family("MODE_")[name]
+
+
+def mode_width(name: str) -> int:
+    """16, 32 or 64."""
+    mode(name)
+    return _WIDTHS[name]
+
+
+def snippet(name: str, mode_name: str = "long") -> int:
+    """Number of the snippet ``name`` for a mode; raises :class:`ProgramInvalid` when there is none."""
+    width = mode_width(mode_name)
     try:
-        return snippets()[name]
+        return snippets(width)[name]
     except KeyError:
-        raise ProgramInvalid(f"There is no snippet '{name}' in guests/include/snippets.h.") from None
+        headers = " and ".join(f"guests/include/{header}" for header in _SNIPPET_HEADERS[width])
+        raise ProgramInvalid(f"There is no snippet '{name}' of {width}-bit code in {headers}.") from None

@@ -1,0 +1,4 @@
+/* What exists in 32-bit code only; numbered after snippets_legacy.h. */
+SNIPPET(task_switch)
+SNIPPET(step_task_switch)
+PLACE(task_entry)
