@@ -11,6 +11,18 @@ from harness.subjects import Subject
 from suites.vocabulary import DISTINCT, REGISTERS
 
 NAMES = ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
+#: What the case list predicts of FreeBSD, and what the reference hypervisor's AMD half does as well.
+UNCHECKED = (
+    Expected("G-11", "PRODUCT-TOOL-MISMATCH", "register-set calls do not validate DR6 and DR7", kinds=("freebsd",)),
+    Expected(
+        "G-11",
+        "PRODUCT-TOOL-MISMATCH",
+        "register-set calls do not validate DR6 and DR7",
+        kinds=("emulated",),
+        vendors=("amd",),
+    ),
+)
+
 #: Armed for nothing: enable bits of all four registers off, types and lengths on.
 QUIET_DR7 = DR7_RESET | 0xFFFF_0000
 
@@ -144,9 +156,7 @@ def test_set_then_get_without_running(subject: Subject, register: str) -> None:
     refs=("SDM3 26.3.1.1", "APM2 15.5.1"),
     priority=2,
     needs=("bhyvectl",),
-    expected=(
-        Expected("G-11", "PRODUCT-TOOL-MISMATCH", "register-set calls do not validate DR6 and DR7", kinds=("freebsd",)),
-    ),
+    expected=UNCHECKED,
 )
 @axis("bit", (32, 47, 63), prefix="bit")
 def test_dr7_with_upper_bits_is_refused(subject: Subject, bit: int) -> None:
@@ -160,6 +170,7 @@ def test_dr7_with_upper_bits_is_refused(subject: Subject, bit: int) -> None:
     refs=("SDM3 17.2.6",),
     priority=2,
     needs=("bhyvectl", "tool-validates"),
+    expected=UNCHECKED,
 )
 @axis("bit", (32, 47, 63), prefix="bit")
 def test_dr6_with_upper_bits_is_refused(subject: Subject, bit: int) -> None:
@@ -174,9 +185,9 @@ def _refused(subject: Subject, register: str, value: int, kept: int) -> None:
     with subject.start(program) as guest:
         guest.wait_phase(1)
         accepted = guest.try_set_registers(**{register: value})
-        seen = guest.registers(register)[register]
+        # Judged before the guest goes on: with the value in place it might not live to tell.
+        expect_equal(f"--set-{register}={value:#x} accepted", accepted, False, error=ToolMismatch)
+        expect_register(f"--get-{register} afterwards", guest.registers(register)[register], kept)
         guest.go()
         result = guest.finish()
-    expect_equal(f"--set-{register}={value:#x} accepted", accepted, False, error=ToolMismatch)
-    expect_register(f"--get-{register} afterwards", seen, kept)
     expect_register(f"{register} in the guest", result.snapshot(after)[int(register[2:])], kept)

@@ -58,6 +58,9 @@ class BhyveGuest:
             self._check_deadline(f"reach phase {phase}")
 
     def go(self) -> None:
+        # A guest that died meanwhile is what has to be told, not that nobody takes the byte.
+        if not self._process.read(Deadline.after(0)):
+            self._end_early()
         self._process.write(_GO)
 
     def finish(self) -> Result:
