@@ -128,6 +128,8 @@ exec_legacy(struct context *ctx, unsigned mode, const struct op *op)
 	legacy->value_at = (uint32_t)ctx->value_at;
 	legacy->data = mode == MODE_REAL || mode == MODE_VM86 ? base >> 4 : SELECTOR_BASED;
 	legacy->count = legacy->abort = legacy->eax = 0;
+	/* Touched now, not in the middle of an exception's delivery. */
+	*(volatile uint8_t *)(LOW_STACK - 64) = 0;
 	enter_legacy();
 	for (uint32_t n = 0; n < legacy->count && n < LEGACY_EVENTS_MAX; n++)
 		record_event(ctx, mode, &events[n]);

@@ -10,6 +10,7 @@ main(void)
 	struct context *ctx = &contexts[0];
 
 	load_tables(0);
+	touch_stacks(0);
 	uart_init();
 	send_banner(header->nonce);
 	record_captured(ctx, RESET_STATE);

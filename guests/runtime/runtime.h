@@ -114,6 +114,7 @@ void leave_user(uint64_t rax, uint64_t kernel_stack) __attribute__((noreturn));
 
 /* tables.c */
 void load_tables(unsigned cpu);
+void touch_stacks(unsigned cpu);
 void set_data_base(unsigned selector, uint32_t base);
 struct context *current(void);
 /* paging.c */

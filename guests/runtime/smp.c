@@ -111,6 +111,7 @@ ap_main(unsigned cpu)
 	struct context *ctx = &contexts[cpu];
 
 	load_tables(cpu);
+	touch_stacks(cpu);
 	apic_init();
 	__asm__ volatile("sti");
 	for (;;) {

@@ -148,3 +148,14 @@ load_tables(unsigned cpu)
 	    "movw %w0, %%ds; movw %w0, %%es; movw %w0, %%ss; movw %w0, %%fs; movw %w0, %%gs; ltr %w1"
 	    : : "r"(SELECTOR_DATA), "r"(SELECTOR_TSS64 + 16 * cpu) : "memory");
 }
+
+/*
+ * A nested page fault in the middle of the delivery of an exception is a case of its own, not something that any case
+ * may meet by chance: the pages that frames go to are touched first.
+ */
+void
+touch_stacks(unsigned cpu)
+{
+	for (uint64_t stack = 0; stack < CPU_STACKS / STACK_SIZE; stack++)
+		*(volatile uint8_t *)(STACKS + cpu * CPU_STACKS + (stack + 1) * STACK_SIZE - 64) = 0;
+}

@@ -111,7 +111,14 @@ class Program:
         return self._add("value_at", f"exceptions record [{address:#x}]/{size}", a=size, x=address)
 
     def map(
-        self, linear: int, physical: int, *, present: bool = True, writable: bool = True, user: bool = True, space: int = 0
+        self,
+        linear: int,
+        physical: int,
+        *,
+        present: bool = True,
+        writable: bool = True,
+        user: bool = True,
+        space: int = 0,
     ) -> Handle:
         """Map one 2 MiB page of address space 0 (where the guest starts) or 1 (the same, until it is changed)."""
         if linear % _PAGE or physical % _PAGE or not 0 <= linear < 1 << 32 or space not in (0, 1):
@@ -170,7 +177,14 @@ class Program:
     # --- what the guest runs ------------------------------------------------------------------------------
 
     def store(
-        self, address: int, size: int = 8, value: int = 0x5A, *, how: str = "mov", user: bool = False, mode: str = "long"
+        self,
+        address: int,
+        size: int = 8,
+        value: int = 0x5A,
+        *,
+        how: str = "mov",
+        user: bool = False,
+        mode: str = "long",
     ) -> Handle:
         """A store under test: ``how`` is ``mov`` (1 to 32 bytes; 1, 2, 4 outside 64-bit code) or another
         ``store_HOW_SIZE`` snippet, such as ``xchg``, ``lock_add``, ``cmpxchg``, ``push``."""
