@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from harness import __version__
+from harness.cli.bench import bench
 from harness.cli.inspect import cases, evidence, hosts
 from harness.cli.run import run
 from harness.errors import VmmcheckError
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (run, hosts, cases, evidence):
+for command in (run, hosts, cases, evidence, bench):
     cli.add_command(command)
 
 

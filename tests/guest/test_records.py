@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -99,13 +100,14 @@ def test_images_are_reproducible() -> None:
 
 def test_impossible_programs_are_refused() -> None:
     program = Program("impossible")
-    for attempt in (
+    attempts: tuple[Callable[[], object], ...] = (
         lambda: program.arm(dr=4, address=0, type="write"),
         lambda: program.arm(dr=0, address=0, type="write", length=3),
         lambda: program.execute("no_such_snippet"),
         lambda: program.exit("no_such_exit"),
         lambda: program.set_dr(5, 0),
-    ):
+    )
+    for attempt in attempts:
         with pytest.raises(ProgramInvalid):
             attempt()
 
