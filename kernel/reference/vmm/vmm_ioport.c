@@ -1,12 +1,11 @@
 /* Ports that the kernel handles: interrupt controllers and timer, as plain latches. */
-#include "vm.h"
+#include "vmm_internal.h"
 
 static const uint16_t kernel_ports[] = { 0x20, 0x21, 0xa0, 0xa1, 0x40, 0x41, 0x42, 0x43, 0x61 };
 
 #define PORTS	(sizeof(kernel_ports) / sizeof(kernel_ports[0]))
 
 static uint8_t latches[VM_MAX][PORTS];
-extern struct vm vms[VM_MAX];
 
 /* Put what a port read gave into the guest's RAX: 1 or 2 bytes leave the rest alone, 4 clear the upper half. */
 void
