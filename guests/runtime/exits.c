@@ -12,7 +12,8 @@
 #define TIMER_COUNT     20000
 #define BUSY_UNIT       1000
 
-#define CR0_CD          (1UL << 30)
+/* Not CD alone: NW without CD is a general protection fault, and a reset leaves both set (SDM volume 3, 11.5.1). */
+#define CR0_CACHING     (1UL << 30 | 1UL << 29)
 #define CR4_PGE         (1UL << 7)
 #define CR4_OSXSAVE     (1UL << 18)
 
@@ -54,7 +55,7 @@ toggle_control_registers(void)
 	uint64_t cr0, cr4;
 
 	__asm__ volatile("movq %%cr0, %0" : "=r"(cr0));
-	__asm__ volatile("movq %0, %%cr0" : : "r"(cr0 ^ CR0_CD));
+	__asm__ volatile("movq %0, %%cr0" : : "r"(cr0 ^ CR0_CACHING));
 	__asm__ volatile("movq %0, %%cr0" : : "r"(cr0));
 	__asm__ volatile("movq %%cr4, %0" : "=r"(cr4));
 	__asm__ volatile("movq %0, %%cr4" : : "r"(cr4 ^ CR4_PGE));
