@@ -129,6 +129,7 @@ def test_nmi_reaches_the_guest_once(lab: Lab) -> None:
     guest = lab.start(program)
     guest.wait_phase(1)
     guest.inject_nmi()
+    guest.go()
     result = guest.finish()
     delivered = guest.stats()["number of NMIs delivered to vcpu"]
     guest.destroy()
