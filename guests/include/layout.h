@@ -42,7 +42,7 @@
 #define SELECTOR_CODE32     0x08
 #define SELECTOR_DATA       0x10
 #define SELECTOR_CODE64     0x18
-#define SELECTOR_USER32     0x23        /* the order that SYSRET wants */
+#define SELECTOR_USER32     0x23        /* in the order that SYSRET wants */
 #define SELECTOR_USER_DATA  0x2B
 #define SELECTOR_USER64     0x33
 #define SELECTOR_CODE16     0x38        /* base LOW_CODE */
@@ -52,4 +52,6 @@
 #define SELECTOR_DATA64K    0x58        /* data, base 0, limit 64 KiB: on the way to real mode */
 #define SELECTOR_TSS32      0x60
 #define SELECTOR_TASK       0x68        /* a second 32-bit task */
-#define SELECTOR_TSS64      0x80        /* one for each processor, 16 bytes apart */
+#define SELECTOR_SYSCALL    0x70        /* 64-bit code, then data, then what SYSEXIT wants */
+#define SELECTOR_SYSEXIT64  0x93
+#define SELECTOR_TSS64      0xA0        /* one for each processor, 16 bytes apart */

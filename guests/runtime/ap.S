@@ -8,6 +8,8 @@
 #define CR0_PE 0x00000001
 #define CR0_MP 0x00000002
 #define CR0_EM 0x00000004
+#define CR0_NW 0x20000000
+#define CR0_CD 0x40000000
 
 	.section .low.start, "ax"
 	.code16
@@ -33,7 +35,7 @@ ap_start:
 	lgdtl	%cs:(ap_gdtr - ap_start)
 	movl	%cr0, %eax
 	orl	$(CR0_PE | CR0_MP), %eax
-	andl	$~CR0_EM, %eax
+	andl	$~(CR0_EM | CR0_NW | CR0_CD), %eax
 	movl	%eax, %cr0
 	ljmpl	$SELECTOR_CODE32, $ap_start32
 

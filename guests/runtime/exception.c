@@ -28,6 +28,7 @@ mode_of(const struct frame *frame)
 	case SELECTOR_USER32:
 		return (MODE_COMPAT);
 	case SELECTOR_USER64:
+	case SELECTOR_SYSEXIT64:
 		return (MODE_USER64);
 	case SELECTOR_USER16:
 		return (MODE_COMPAT16);
@@ -59,7 +60,7 @@ resume_debug(const struct context *ctx, struct frame *frame, uint64_t rip, uint6
 	}
 }
 
-/* Lets the program go on; returns 0 when nothing sane can follow. */
+/* Lets the interrupted code go on; returns 0 when it cannot. */
 static int
 resume_fault(const struct context *ctx, struct frame *frame, uint64_t rip, uint64_t address)
 {
@@ -136,9 +137,13 @@ handle_vector(struct frame *frame)
 	case VECTOR_SPURIOUS:
 		return;
 	case VECTOR_LEAVE:
-		leave_user(frame->rax, ctx->kernel_stack);
+		leave_snippet(frame->rax, ctx->snippet_stack);
 	default:
-		if (!record_exception(ctx, frame))
-			end_of_run(ctx, (const struct payload_header *)ROM_BASE);
+		if (record_exception(ctx, frame))
+			return;
+		/* Inside a snippet the rest of it is given up; anywhere else nothing sane can follow. */
+		if (ctx->site != 0 && frame->vector != VECTOR_DF)
+			leave_snippet(frame->rax, ctx->snippet_stack);
+		end_of_run(ctx, (const struct payload_header *)ROM_BASE);
 	}
 }

@@ -103,7 +103,7 @@ exec_user(struct context *ctx, unsigned mode, const struct op *op, uint64_t code
 		call.rip -= LOW_CODE;
 		*(uint64_t *)call.rsp = (uint64_t)user_return16 - LOW_CODE;
 	}
-	return (call_user(&call, &ctx->kernel_stack));
+	return (call_user(&call, &ctx->snippet_stack));
 }
 
 static void
@@ -116,7 +116,7 @@ exec(struct context *ctx, const struct op *op)
 	ctx->next = snippet->next;
 	switch (op->b) {
 	case MODE_LONG:
-		result = call_snippet(op->x, op->y, op->z, snippet->code);
+		result = call_snippet(op->x, op->y, op->z, snippet->code, &ctx->snippet_stack);
 		break;
 	case MODE_USER64:
 	case MODE_COMPAT:

@@ -64,9 +64,10 @@ isr_common:
 	iretq
 
 /*
- * uint64_t call_snippet(uint64_t rdi, uint64_t rsi, uint64_t rdx, const void *code)
+ * uint64_t call_snippet(uint64_t rdi, uint64_t rsi, uint64_t rdx, uint64_t code, uint64_t *stack)
  *
- * Callee-saved registers are saved around it, so that a snippet may use all of them.
+ * Callee-saved registers are saved around it, so that a snippet may use all of them. What is on the stack is left at
+ * *stack, for leave_snippet.
  */
 	.globl call_snippet
 call_snippet:
@@ -77,6 +78,7 @@ call_snippet:
 	pushq	%r13
 	pushq	%r14
 	pushq	%r15
+	movq	%rsp, (%r8)
 	subq	$8, %rsp
 	movq	%rcx, %r10
 	xorl	%eax, %eax

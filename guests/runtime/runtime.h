@@ -15,6 +15,7 @@
 
 #define VECTOR_DB       1
 #define VECTOR_BP       3
+#define VECTOR_DF       8
 #define VECTOR_PF       14
 #define VECTOR_TIMER    0x40
 #define VECTOR_SPURIOUS 0xFF
@@ -50,7 +51,7 @@ struct context {
 	uint32_t handler_flags;
 	volatile uint64_t ticks;
 	uint64_t first_touch;
-	uint64_t kernel_stack;
+	uint64_t snippet_stack;         /* where leave_snippet returns */
 	volatile uint32_t state;        /* CPU_* */
 	volatile uint32_t first_op;     /* where the processor begins when its state becomes CPU_GO */
 };
@@ -108,9 +109,9 @@ extern uint64_t gdt[];
 extern struct context contexts[MAX_CPUS];
 
 /* isr.S, user.S */
-uint64_t call_snippet(uint64_t rdi, uint64_t rsi, uint64_t rdx, uint64_t code);
-uint64_t call_user(const struct user_call *call, uint64_t *kernel_stack);
-void leave_user(uint64_t rax, uint64_t kernel_stack) __attribute__((noreturn));
+uint64_t call_snippet(uint64_t rdi, uint64_t rsi, uint64_t rdx, uint64_t code, uint64_t *stack);
+uint64_t call_user(const struct user_call *call, uint64_t *stack);
+void leave_snippet(uint64_t rax, uint64_t stack) __attribute__((noreturn));
 
 /* tables.c */
 void load_tables(unsigned cpu);

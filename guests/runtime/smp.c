@@ -61,6 +61,8 @@ start_cpu(struct context *ctx, const struct op *op)
 		return;
 	}
 	record_cpu(ctx, op->a, 1);
+	other->value_at = ctx->value_at;
+	other->value_size = ctx->value_size;
 	other->first_op = (uint32_t)op->x;
 	other->state = CPU_GO;
 }

@@ -10,6 +10,8 @@
 #define CR0_PE      0x00000001
 #define CR0_MP      0x00000002
 #define CR0_EM      0x00000004
+#define CR0_NW      0x20000000
+#define CR0_CD      0x40000000
 #define CR0_PG      0x80000000
 #define CR4_PAE     0x00000020
 #define CR4_OSFXSR  0x00000200
@@ -41,7 +43,7 @@ start16:
 	lgdtl	%cs:(rom_gdtr - rom_start + (ROM_TEXT - ROM_BASE))
 	movl	%cr0, %eax
 	orl	$(CR0_PE | CR0_MP), %eax
-	andl	$~CR0_EM, %eax
+	andl	$~(CR0_EM | CR0_NW | CR0_CD), %eax
 	movl	%eax, %cr0
 	ljmpl	$SELECTOR_CODE32, $start32
 

@@ -106,6 +106,10 @@ set_descriptors(void)
 	gdt[SELECTOR_USER16 / 8] = 0x0000FB000000FFFF | (uint64_t)LOW_CODE << 16;
 	gdt[SELECTOR_USER_BASED / 8] = 0x00CFF3000000FFFF;
 	gdt[SELECTOR_DATA64K / 8] = 0x000093000000FFFF;
+	gdt[SELECTOR_SYSCALL / 8] = gdt[SELECTOR_CODE64 / 8];
+	gdt[SELECTOR_SYSCALL / 8 + 1] = gdt[SELECTOR_DATA / 8];
+	gdt[SELECTOR_SYSEXIT64 / 8] = gdt[SELECTOR_USER64 / 8];
+	gdt[SELECTOR_SYSEXIT64 / 8 + 1] = gdt[SELECTOR_USER_DATA / 8];
 	for (unsigned cpu = 0; cpu < MAX_CPUS; cpu++) {
 		contexts[cpu].cpu = (uint8_t)cpu;
 		contexts[cpu].first_touch = FIRST_TOUCH + (uint64_t)cpu * FIRST_TOUCH_SHARE;

@@ -5,9 +5,9 @@
 
 	.text
 /*
- * uint64_t call_user(const struct user_call *call, uint64_t *kernel_stack)
+ * uint64_t call_user(const struct user_call *call, uint64_t *stack)
  *
- * Runs call->rip with the selectors given. The code comes back through vector 0x80, whose handler calls leave_user.
+ * Runs call->rip with the selectors given. The code comes back through vector 0x80, whose handler calls leave_snippet.
  */
 	.globl call_user
 call_user:
@@ -51,9 +51,9 @@ user_return16:
 
 	.text
 	.code64
-/* Called by the handler of vector 0x80 with the user's rax: back to the caller of call_user. */
-	.globl leave_user
-leave_user:
+/* From an exception handler back to the caller of call_user or call_snippet, wherever the code under test stands. */
+	.globl leave_snippet
+leave_snippet:
 	movl	$SELECTOR_DATA, %eax
 	movw	%ax, %ds
 	movw	%ax, %es
@@ -66,7 +66,7 @@ leave_user:
 	popq	%r12
 	popq	%rbx
 	popq	%rbp
-	pushq	$0x202                          /* IF; IOPL 0 again */
+	pushq	$0x202                          /* IF; no TF, IOPL 0 again */
 	popfq
 	ret
 

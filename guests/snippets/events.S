@@ -99,14 +99,14 @@
 	.endm
 
 	snippet syscall_setup                   /* rdi: RFLAGS bits that SYSCALL clears */
-	write_msr 0xC0000081, $0, $(0x20 << 16 | SELECTOR_CODE64)
+	write_msr 0xC0000081, $0, $((SELECTOR_USER32 & ~3) << 16 | SELECTOR_SYSCALL)
 	write_msr 0xC0000082, $syscall_entry, $0
 	site syscall_setup
 	write_msr 0xC0000084, %edi, $0
 	next syscall_setup
 
 	snippet sysenter_setup
-	write_msr 0x174, $SELECTOR_CODE64, $0
+	write_msr 0x174, $SELECTOR_SYSCALL, $0
 	write_msr 0x175, $(STACKS + 3 * STACK_SIZE - 0x1000), $0
 	site sysenter_setup
 	write_msr 0x176, $sysenter_entry, $0
