@@ -275,7 +275,7 @@ class RomInvalid(ConfigError):
     """A guest ROM image is missing, has a wrong size, or does not have the expected hash."""
 
     code = "CONFIG-ROM"
-    help = "Run 'vmmcheck guests build' to build the images again."
+    help = "Run 'vmmcheck guests': it builds the images again."
 
 
 class ToolMissing(ConfigError):

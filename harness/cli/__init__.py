@@ -6,6 +6,7 @@ import click
 
 from harness import __version__
 from harness.cli.bench import bench
+from harness.cli.doctor import doctor, guests
 from harness.cli.inspect import cases, evidence, hosts
 from harness.cli.run import run
 from harness.errors import VmmcheckError
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (run, hosts, cases, evidence, bench):
+for command in (run, hosts, cases, evidence, bench, doctor, guests):
     cli.add_command(command)
 
 
