@@ -163,6 +163,10 @@ class BochsMachine:
         """Whether the process still runs."""
         return self.poll() is None
 
+    def ended(self) -> bool:
+        """Whether the process is over, without collecting it: what it sent can still be read."""
+        return self._process.returncode is not None or bool(select.select([self._pidfd], [], [], 0)[0])
+
     def poll(self) -> int | None:
         """Exit status, or ``None`` while it runs (1 is Bochs' normal end)."""
         return self._reap(0)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import shutil
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.bochs import CPU_MODELS, BochsConfig, BochsMachine
 from harness.errors import EmulatorFailed, GuestHang, GuestSilent, TestDefect
-from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished
+from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
+from harness.hosts.state import HostDebugState
 from harness.recording import Recorder
-from harness.subjects.protocol import HostActions, Platform, RunningGuest
+from harness.subjects.protocol import HostActions, Platform
 from harness.timing import Deadline
+
+_GO = b"g"
+_NO_HOST = "A bare run has no host; the case must name the capability it needs."
 
 
 def record_program(recorder: Recorder, rom: Rom) -> None:
@@ -35,6 +42,99 @@ def record_result(recorder: Recorder, result: Result) -> None:
     recorder.add_file("records.json", json.dumps(decoded, indent=1).encode() + b"\n")
 
 
+class BareGuest:
+    """One emulator with one program. Phases work; there is no host that could act between them.
+
+    ``interactive`` is whether COM1 goes both ways (a pseudo-terminal) or into a file, which is quicker.
+    """
+
+    def __init__(
+        self, rom: Rom, vendor: str, folder: Path, recorder: Recorder, seconds: float, *, interactive: bool
+    ) -> None:
+        image = folder / "rom.bin"
+        image.write_bytes(rom.image)
+        self._rom = rom
+        self._recorder = recorder
+        self._serial = None if interactive else folder / "serial.out"
+        self._console = b""
+        self._deadline = Deadline.after(seconds)
+        self._result: Result | None = None
+        self.machine = BochsMachine(BochsConfig(vendor, folder, image, ncpu=rom.program.vcpus, serial=self._serial))
+
+    def wait_phase(self, phase: int) -> None:
+        while phase not in phases(self._console, self._rom.nonce):
+            if not self._read():
+                self.finish()
+                raise TestDefect(f"Program '{self._rom.program.name}' ended before the phase that the case waits for.")
+
+    def go(self) -> None:
+        os.write(self.machine.serial_fd, _GO)
+
+    def finish(self) -> Result:
+        if self._result is None:
+            self._result = self._finish()
+        return self._result
+
+    def _finish(self) -> Result:
+        timed_out = False
+        if self._serial is None:
+            while self._read():
+                pass
+        else:
+            try:
+                self.machine.wait(self._deadline)
+            except EmulatorFailed:
+                timed_out = True
+            self._console = self._serial.read_bytes() if self._serial.exists() else b""
+        return self._judge(self._deadline.expired() or timed_out)
+
+    def _read(self) -> bool:
+        """Take what the guest has sent; whether more can come."""
+        descriptor = self.machine.serial_fd
+        while not self._deadline.expired():
+            if select.select([descriptor], [], [], min(0.05, self._deadline.remaining()))[0]:
+                self._console += os.read(descriptor, 65536)
+                return True
+            if self.machine.ended():
+                return False
+        return False
+
+    def _judge(self, timed_out: bool) -> Result:
+        name, console = self._rom.program.name, self._console
+        self._recorder.add_file("console.raw", console)
+        if self.machine.log.exists():
+            self._recorder.add_file("bochs.log", self.machine.log.read_bytes()[-20000:])
+        if not is_finished(console):
+            if not has_banner(console, self._rom.nonce):
+                raise GuestSilent(f"Program '{name}' printed no banner.")
+            if timed_out:
+                raise GuestHang(f"Program '{name}' did not end within {self._deadline.seconds:g} s.")
+            raise EmulatorFailed(f"The emulator ended before program '{name}' did.")
+        result = decode(console, self._rom.nonce)
+        record_result(self._recorder, result)
+        return result
+
+    # --- what only a host could do ------------------------------------------------------------------------
+
+    def registers(self, *names: str) -> Mapping[str, int]:
+        raise TestDefect(_NO_HOST)
+
+    def set_registers(self, **values: int) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def stats(self) -> Mapping[str, int]:
+        raise TestDefect(_NO_HOST)
+
+    def pin(self, cpu: int) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def thread_debug_registers(self) -> HostDebugState:
+        raise TestDefect(_NO_HOST)
+
+    def set_thread_debug_registers(self, state: HostDebugState) -> None:
+        raise TestDefect(_NO_HOST)
+
+
 class BareSubject:
     """Runs each program in an emulator of its own; nothing survives from one run to the next."""
 
@@ -45,7 +145,7 @@ class BareSubject:
             vendor=vendor,
             heading=f"bare Bochs {CPU_MODELS[vendor]}",
             emulated=True,
-            capabilities=frozenset({"bare"}),
+            capabilities=frozenset({"bare", "smp"}),
         )
         self.recorder = recorder
         #: CPU seconds of all emulators so far.
@@ -57,43 +157,32 @@ class BareSubject:
 
     @property
     def host(self) -> HostActions:
-        raise TestDefect("A bare run has no host; the case must name the capability it needs.")
+        raise TestDefect(_NO_HOST)
 
     def run(self, program: Program, *, pin: int | None = 0, seconds: float = 30) -> Result:
         """Run ``program`` as firmware; ``pin`` means nothing here."""
+        with self._guest(program, seconds, interactive=False) as guest:
+            return guest.finish()
+
+    @contextmanager
+    def start(
+        self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 30
+    ) -> Iterator[BareGuest]:
+        """Start a program that waits in phases."""
+        with self._guest(program, seconds, interactive=True) as guest:
+            yield guest
+
+    @contextmanager
+    def _guest(self, program: Program, seconds: float, *, interactive: bool) -> Iterator[BareGuest]:
         rom = Rom.build(program, EndMethod.BOCHS)
         record_program(self.recorder, rom)
         folder = Path(tempfile.mkdtemp(prefix="vmmcheck-bare-"))
         try:
-            return self._run(rom, folder, seconds)
+            guest = BareGuest(rom, self._platform.vendor, folder, self.recorder, seconds, interactive=interactive)
+            try:
+                yield guest
+            finally:
+                guest.machine.kill()
+                self.bochs_seconds += guest.machine.cpu_seconds()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def start(
-        self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 30
-    ) -> AbstractContextManager[RunningGuest]:
-        raise TestDefect("A bare run has no host that could act between phases; the case must need 'bhyve'.")
-
-    def _run(self, rom: Rom, folder: Path, seconds: float) -> Result:
-        image, serial = folder / "rom.bin", folder / "serial.out"
-        image.write_bytes(rom.image)
-        with BochsMachine(BochsConfig(self.platform.vendor, folder, image, serial=serial)) as machine:
-            try:
-                machine.wait(Deadline.after(seconds))
-                timed_out = False
-            except EmulatorFailed:
-                timed_out = True
-            self.bochs_seconds += machine.cpu_seconds()
-        console = serial.read_bytes() if serial.exists() else b""
-        self.recorder.add_file("console.raw", console)
-        if machine.log.exists():
-            self.recorder.add_file("bochs.log", machine.log.read_bytes()[-20000:])
-        if not is_finished(console):
-            if not has_banner(console, rom.nonce):
-                raise GuestSilent(f"Program '{rom.program.name}' printed no banner on {self.platform.heading}.")
-            if timed_out:
-                raise GuestHang(f"Program '{rom.program.name}' did not end within {seconds:g} s.")
-            raise EmulatorFailed(f"The emulator ended before program '{rom.program.name}' did.")
-        result = decode(console, rom.nonce)
-        record_result(self.recorder, result)
-        return result
