@@ -7,10 +7,17 @@
 #define ICR_STARTUP 0x00004600
 
 /* Turns of a waiting loop after which a processor counts as absent. */
-#define PATIENCE    4000000
+#define PATIENCE    10000000
 
 volatile uint32_t ap_starting;          /* read by ap.S */
 void ap_main(unsigned cpu);
+
+/* Not PAUSE: it may be an exit, and nothing here may cause one that no program asked for. */
+static inline void
+relax(void)
+{
+	__asm__ volatile("" : : : "memory");
+}
 
 static int
 wait_for(volatile uint32_t *word, uint32_t value)
@@ -18,7 +25,7 @@ wait_for(volatile uint32_t *word, uint32_t value)
 	for (unsigned turn = 0; turn < PATIENCE; turn++) {
 		if (*word == value)
 			return (1);
-		__asm__ volatile("pause");
+		relax();
 	}
 	return (0);
 }
@@ -47,14 +54,20 @@ void
 start_cpu(struct context *ctx, const struct op *op)
 {
 	struct context *other = &contexts[op->a % MAX_CPUS];
+	uint32_t before = other->state;
 
 	if (op->b) {
 		other->state = CPU_ABSENT;
 		ap_starting = other->cpu;
 		send_ipi(other->cpu, ICR_INIT);
 		send_ipi(other->cpu, ICR_STARTUP | LOW_CODE >> 12);
-		if (wait_for(&other->state, CPU_IDLE))
-			record_captured(other, AP_STATE);
+		if (!wait_for(&other->state, CPU_IDLE)) {
+			/* Nobody came: a host may ignore an INIT for a processor that runs already. */
+			other->state = before;
+			record_cpu(ctx, op->a, 0);
+			return;
+		}
+		record_captured(other, AP_STATE);
 	}
 	if (other->state != CPU_IDLE) {
 		record_cpu(ctx, op->a, 0);
@@ -75,8 +88,8 @@ wait_cpu(struct context *ctx, unsigned cpu)
 
 	if (other->state == CPU_ABSENT)
 		return;
-	while (other->state != CPU_IDLE)
-		__asm__ volatile("pause");
+	while (other->state == CPU_GO || other->state == CPU_BUSY)
+		relax();
 	record_cpu(ctx, cpu, 2);
 }
 
@@ -93,7 +106,7 @@ barrier(uint32_t processors)
 		return;
 	}
 	while (generation == mine)
-		__asm__ volatile("pause");
+		relax();
 }
 
 /* bhyve ends a halted VM only when every processor has halted. */
@@ -118,8 +131,8 @@ ap_main(unsigned cpu)
 	__asm__ volatile("sti");
 	for (;;) {
 		ctx->state = CPU_IDLE;
-		while (ctx->state == CPU_IDLE)
-			__asm__ volatile("pause");
+		while (ctx->state != CPU_GO && ctx->state != CPU_HALT)
+			relax();
 		if (ctx->state == CPU_HALT)
 			for (;;)
 				__asm__ volatile("cli; hlt");

@@ -200,7 +200,7 @@ class Result:
         return DescriptorTables.of(self._last(handle, Kind.TABLES))
 
     def started(self, handle: Handle) -> bool:
-        """Whether the processor of a ``processor()`` block ran it."""
+        """Whether the processor of a ``processor()`` block ran it; a host may ignore a second INIT."""
         return self._last(handle, Kind.CPU).value == 1
 
     def value(self, handle: Handle) -> int:
