@@ -46,7 +46,9 @@ def write_html(run: Run) -> None:
 
 def _view(run: Run) -> dict[str, Any]:
     cells = run.ordered()
-    hosts = list(dict.fromkeys(cell.plan.host for cell in cells))
+    # In the order of the lab file, whoever was first to report.
+    seen = {cell.plan.host for cell in cells}
+    hosts = [alias for alias in run.recipe["hosts"] if alias in seen]
     headings = {cell.plan.host: cell.plan.platform for cell in cells}
     cases: dict[str, list[Cell]] = {}
     for cell in cells:
