@@ -97,6 +97,13 @@ class GuestDied(ProductFailure):
     code = "PRODUCT-GUEST-DIED"
 
 
+class KernelMessage(ProductFailure):
+    """The host's kernel complained while an item ran whose guest was content."""
+
+    code = "PRODUCT-KERNEL-MESSAGE"
+    help = "dmesg-delta.txt in the evidence folder has the kernel's messages of the item."
+
+
 class HostPanic(ProductFailure):
     """The host panicked while an item ran."""
 
@@ -213,6 +220,13 @@ class LeaseLost(InfraError):
     """Someone else holds the host now."""
 
     code = "INFRA-LEASE-LOST"
+
+
+class HardwareTrouble(InfraError):
+    """The machine itself reported an error (machine check, temperature, memory) while an item ran."""
+
+    code = "INFRA-HARDWARE"
+    help = "Take the machine out of the lab until its hardware was checked; its results are worth nothing meanwhile."
 
 
 class EmulatorFailed(InfraError):

@@ -1,14 +1,28 @@
 """bhyve and bhyvectl as Python: command lines out, checked answers in."""
 
-from harness.bhyve.bhyvectl import get_command, parse_registers, parse_stats, set_command
-from harness.bhyve.command import DONE_STATUS, bhyve_command, explain_exit
+from harness.bhyve.bhyvectl import check_set, get_command, parse_registers, parse_stats, set_command, stats_command
+from harness.bhyve.command import BhyveOptions
+from harness.bhyve.ending import HALT_DONE, TESTDEV_DONE, Ending, Exit, interpret
+from harness.bhyve.runscript import Finished, HostView, RunScript
+from harness.bhyve.stop import find_command, remove_machine, stop_guest
 
 __all__ = [
-    "DONE_STATUS",
-    "bhyve_command",
-    "explain_exit",
+    "HALT_DONE",
+    "TESTDEV_DONE",
+    "BhyveOptions",
+    "Ending",
+    "Exit",
+    "Finished",
+    "HostView",
+    "RunScript",
+    "check_set",
+    "find_command",
     "get_command",
+    "interpret",
     "parse_registers",
     "parse_stats",
+    "remove_machine",
     "set_command",
+    "stats_command",
+    "stop_guest",
 ]

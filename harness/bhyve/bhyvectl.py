@@ -1,4 +1,7 @@
-"""bhyvectl's output. A request whose line is missing has failed, whatever the exit status says (15.1 exits 0)."""
+"""bhyvectl's command line and output (usr.sbin/bhyvectl, 12.1 to 15).
+
+A request whose line is missing has failed, whatever the exit status says: 15.1 prints nothing and exits 0.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +14,58 @@ from harness.transport import CommandResult
 
 _LINE = re.compile(r"^(\S.*?)\[(\d+)\]\s+(\S.*)$", re.MULTILINE)
 _STAT = re.compile(r"^(\S.*?)\s*\t(-?\d+)$", re.MULTILINE)
+_ERRNO = re.compile(r"^errno = (\d+)$", re.MULTILINE)
 
 
-def get_command(vm: str, names: Sequence[str]) -> str:
-    """Read registers of vCPU 0."""
-    return shlex.join(["bhyvectl", f"--vm={vm}", *(f"--get-{name}" for name in names)])
+def _bhyvectl(vm: str, words: Sequence[str], cpu: int) -> str:
+    return shlex.join(["bhyvectl", f"--vm={vm}", *([f"--cpu={cpu}"] if cpu else []), *words])
 
 
-def set_command(vm: str, values: Mapping[str, int]) -> str:
-    """Set registers of vCPU 0."""
-    return shlex.join(["bhyvectl", f"--vm={vm}", *(f"--set-{name}={value:#x}" for name, value in values.items())])
+def get_command(vm: str, names: Sequence[str], cpu: int = 0) -> str:
+    """Read registers of a vCPU."""
+    return _bhyvectl(vm, [f"--get-{name}" for name in names], cpu)
 
 
-def parse_registers(result: CommandResult, names: Sequence[str]) -> dict[str, int]:
+def set_command(vm: str, values: Mapping[str, int], cpu: int = 0) -> str:
+    """Set registers of a vCPU."""
+    return _bhyvectl(vm, [f"--set-{name}={value:#x}" for name, value in values.items()], cpu)
+
+
+def stats_command(vm: str, cpu: int = 0) -> str:
+    """Statistics of a vCPU."""
+    return _bhyvectl(vm, ["--get-stats"], cpu)
+
+
+def parse_registers(result: CommandResult, names: Sequence[str], cpu: int = 0) -> dict[str, int]:
     """Values by name; raises :class:`ToolMismatch` for a line that is not there."""
-    found = {name: value for name, _, value in _LINE.findall(result.text)}
+    found = {name: value for name, vcpu, value in _LINE.findall(result.text) if int(vcpu) == cpu}
     for name in names:
         if name not in found:
-            raise ToolMismatch(
-                f"'{result.command}' printed no line for {name} (status {result.status}): {result.text[:200]!r}"
-                f" {result.stderr.decode('utf-8', 'replace')[:200]!r}."
-            )
+            raise ToolMismatch(f"'{result.command}' printed no line for {name}: {_said(result)}.")
     try:
+        # A descriptor is base/limit/access; the base is what can be asked for by one name.
         return {name: int(found[name].split("/")[0], 16) for name in names}
     except ValueError:
-        text = result.text[:200]
-        raise UnexpectedAnswer(f"'{result.command}' printed something else than numbers: {text!r}.") from None
+        raise UnexpectedAnswer(f"'{result.command}' printed something else than numbers: {_said(result)}.") from None
+
+
+def check_set(result: CommandResult) -> None:
+    """Raises :class:`ToolMismatch` when setting registers was refused."""
+    if result.status != 0 or _ERRNO.search(result.text):
+        raise ToolMismatch(f"'{result.command}' was refused: {_said(result)}.")
 
 
 def parse_stats(result: CommandResult) -> dict[str, int]:
     """Statistics by FreeBSD's names; raises :class:`UnexpectedAnswer` when there are none."""
     stats = {name: int(value) for name, value in _STAT.findall(result.text)}
-    if "total number of vm exits" not in stats:
-        raise UnexpectedAnswer(f"'{result.command}' printed no statistics: {result.text[:200]!r}.")
+    if result.status != 0 or "total number of vm exits" not in stats:
+        raise UnexpectedAnswer(f"'{result.command}' printed no statistics: {_said(result)}.")
     return stats
+
+
+def _said(result: CommandResult) -> str:
+    errno = _ERRNO.search(result.text)
+    errors = result.stderr.decode("utf-8", "replace").strip().splitlines()
+    # Its usage text is a hundred lines; the first line is the message.
+    parts = [f"status {result.status}", f"errno {errno[1]}" if errno else "", result.text[:200], *errors[:1]]
+    return ", ".join(part for part in parts if part)

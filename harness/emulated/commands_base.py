@@ -226,6 +226,12 @@ class BasePrograms:
                 count = int(word[1:])
             else:
                 names.append(word)
+        if first and unit == "c" and not names:
+            # Exactly so many bytes: what follows on the stream belongs to the next command.
+            while count and (data := context.stdin.read(min(count, 65536))):
+                context.stdout.write(data)
+                count -= len(data)
+            return 0
         data = self._input(context, names)
         pieces = [data[at : at + 1] for at in range(len(data))] if unit == "c" else data.splitlines(keepends=True)
         context.stdout.write(b"".join(pieces[:count] if first else pieces[-count:]))

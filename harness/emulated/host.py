@@ -120,7 +120,12 @@ class EmulatedHost:
             self._panic_text = ""
         self.hello = self.machine.power_on()
         self.log(f"FreeBSD {RELEASE} {IDENT} amd64")
-        self.log(f"CPU: {self.hello.brand}")
+        vendor, brand = self.declared_cpu or (self.hello.vendor, self.hello.brand)
+        self.log(f"CPU: {brand}")
+        self.log(
+            f'  Origin="{vendor}"  Id={self.hello.signature:#x}  Family={self.hello.family:#x}'
+            f"  Model={self.hello.model:#x}  Stepping={self.hello.stepping}"
+        )
         self.log(f"FreeBSD/SMP: Multiprocessor System Detected: {self.hello.ncpu} CPUs")
         self.booted.set()
 

@@ -1,6 +1,30 @@
-"""A host's own services: facts, modules, witnesses."""
+"""A host's own services: commands, facts, modules, messages, witnesses."""
 
-from harness.hosts.host import Host
+from harness.hosts.facts import (
+    CpuIdentity,
+    Facts,
+    collect_facts,
+    require_declared,
+    require_known_release,
+    require_ready,
+)
+from harness.hosts.host import Boot, Host
+from harness.hosts.messages import complaints, hardware_trouble
+from harness.hosts.modules import LoadedFile, Modules
 from harness.hosts.witness import Witness
 
-__all__ = ["Host", "Witness"]
+__all__ = [
+    "Boot",
+    "CpuIdentity",
+    "Facts",
+    "Host",
+    "LoadedFile",
+    "Modules",
+    "Witness",
+    "collect_facts",
+    "complaints",
+    "hardware_trouble",
+    "require_declared",
+    "require_known_release",
+    "require_ready",
+]

@@ -1,91 +1,143 @@
-"""What the harness does on a host beside running guests."""
+"""What the harness does on a host beside running guests: commands, files, the boot it is on."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import shlex
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from harness.errors import CommandFailed, HostUnready, UnexpectedAnswer
+from harness.errors import CommandFailed, LeaseLost, UnexpectedAnswer
 from harness.timing import Deadline
-from harness.transport import CommandResult, Transport
+from harness.transport import CommandResult, Framed, Transport
 
-#: Seconds for a command that only asks.
+#: Seconds for a command that only asks, and for one that changes something.
 QUICK = 20.0
+SLOW = 60.0
+#: Our private folder, mode 700. Nothing else is written on a host.
 FOLDER = "/root/.vmmcheck"
+#: Status by which a guarded command says that the host is not ours any more.
+FENCED = 98
+#: Prints what changes at every boot: an identifier, or on releases without it the time of the boot.
+BOOT_COMMAND = "sysctl -n kern.boot_id 2>/dev/null || sysctl -n kern.boottime"
+#: Seconds by which the time of a boot may seem to move when the clock is set.
+BOOTTIME_TOLERANCE = 5
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """Which boot a host is on: ``id`` from ``kern.boot_id``, or ``seconds`` from ``kern.boottime`` (12.x)."""
+
+    id: str = ""
+    seconds: int = 0
+
+    def same_as(self, other: Boot) -> bool:
+        """Whether both name one boot; a clock that was set does not make another one."""
+        if self.id or other.id:
+            return self.id == other.id
+        return abs(self.seconds - other.seconds) <= BOOTTIME_TOLERANCE
+
+    def __str__(self) -> str:
+        return self.id or f"boottime {self.seconds}"
+
+
+def parse_boot(text: str) -> Boot:
+    """Output of :data:`BOOT_COMMAND`; raises :class:`UnexpectedAnswer`."""
+    if re.fullmatch(r"[0-9a-f]{32}", text):
+        return Boot(id=text)
+    match = re.match(r"\{ sec = (\d+), usec = \d+ \}", text)
+    if match:
+        return Boot(seconds=int(match[1]))
+    raise UnexpectedAnswer(f"'{BOOT_COMMAND}' printed {text[:120]!r}; expected a boot identifier or a boot time.")
+
+
 class Host:
-    """One connection and the few facts that must stay true while it is used."""
+    """One connection to a FreeBSD host, real or emulated.
 
-    transport: Transport
-    folder: str = FOLDER
-    facts: dict[str, str] = field(default_factory=dict)
+    ``guard`` is a shell test that everything which changes the host is run behind: it holds as long as the host is
+    ours (see :mod:`harness.lab.lease`).
+    """
+
+    def __init__(self, transport: Transport, folder: str = FOLDER) -> None:
+        self.transport = transport
+        self.folder = folder
+        self.guard = ""
+
+    # --- commands ----------------------------------------------------------------------------------------------
 
     def run(self, command: str, *, stdin: bytes = b"", seconds: float = QUICK) -> CommandResult:
-        """Run a command whatever its status."""
+        """Run a command that changes nothing, whatever its status."""
         return self.transport.run(command, stdin=stdin, deadline=Deadline.after(seconds))
 
     def check(self, command: str, *, stdin: bytes = b"", seconds: float = QUICK) -> CommandResult:
-        """Run a command that the harness needs; raises :class:`CommandFailed` for a nonzero status."""
-        result = self.run(command, stdin=stdin, seconds=seconds)
-        if result.status != 0:
-            said = result.stderr.decode("utf-8", "replace").strip()[:300]
-            raise CommandFailed(f"'{command[:160]}' ended with status {result.status}: {said or 'no message'}.")
+        """The same, when the harness needs it to work; raises :class:`CommandFailed` for a nonzero status."""
+        return _succeeded(self.run(command, stdin=stdin, seconds=seconds))
+
+    def change(self, command: str, *, stdin: bytes = b"", seconds: float = SLOW) -> CommandResult:
+        """Run a command that changes the host. Raises :class:`LeaseLost`, :class:`CommandFailed`."""
+        return _succeeded(self.try_change(command, stdin=stdin, seconds=seconds))
+
+    def try_change(self, command: str, *, stdin: bytes = b"", seconds: float = SLOW) -> CommandResult:
+        """The same, whatever the command's own status. Raises :class:`LeaseLost`."""
+        result = self.run(self.guarded(command), stdin=stdin, seconds=seconds)
+        if self.guard and result.status == FENCED:
+            raise self.lease_lost()
         return result
 
-    def put(self, path: str, data: bytes, *, mode: str = "600") -> None:
-        """Write a file and prove by its hash that it arrived whole."""
-        quoted = shlex.quote(path)
-        result = self.check(f"cat >{quoted} && chmod {mode} {quoted} && sha256 -q {quoted}", stdin=data, seconds=60)
-        if result.text != hashlib.sha256(data).hexdigest():
-            raise CommandFailed(f"'{path}' did not arrive whole: {len(data)} bytes sent, sha256 {result.text} found.")
+    def guarded(self, command: str) -> str:
+        """``command``, to be run only as long as the host is ours; status :data:`FENCED` says that it is not."""
+        return f"{self.guard} || exit {FENCED}; {command}" if self.guard else command
 
-    def boot_id(self) -> str:
-        """Changes at every boot; the one thing that tells a reset from a lost link."""
-        text = self.check("sysctl -n kern.boot_id").text
-        if not re.fullmatch(r"[0-9a-f]{32}", text):
-            raise UnexpectedAnswer(f"'sysctl -n kern.boot_id' printed {text!r}; expected 32 hexadecimal digits.")
-        return text
-
-    def collect_facts(self) -> dict[str, str]:
-        """Identity of the machine and of what runs on it, for the report."""
-        script = "; ".join(
-            f'echo "@@{name}"; {command} 2>/dev/null'
-            for name, command in (
-                ("uname", "uname -aKU"),
-                ("release", "uname -r"),
-                ("model", "sysctl -n hw.model"),
-                ("ncpu", "sysctl -n hw.ncpu"),
-                ("vm_guest", "sysctl -n kern.vm_guest"),
-                ("vmcb_clean", "sysctl -n hw.vmm.svm.vmcb_clean"),
-                ("modules", "kldstat"),
-            )
+    def lease_lost(self) -> LeaseLost:
+        return LeaseLost(
+            f"'{self.transport.name}' is leased to another run now; nothing more is done there.",
+            help="See who holds it with 'vmmcheck hosts', and run again when it is free.",
         )
-        for piece in self.check(script).text.split("@@")[1:]:
-            name, _, value = piece.partition("\n")
-            self.facts[name] = value.strip()
-        return self.facts
 
-    def loaded_path(self, module: str) -> str:
-        """Path of the loaded kernel file ``module``, or an empty string."""
-        result = self.run(f"kldstat -v -n {shlex.quote(module)}")
-        match = re.search(rf"{re.escape(module)} \((\S+)\)", result.text)
-        return match[1] if result.status == 0 and match else ""
+    def ask(self, commands: Mapping[str, str], *, seconds: float = QUICK) -> dict[str, CommandResult]:
+        """Several commands in one round trip: answers by name, both output streams of each together.
 
-    def load(self, path: str) -> str:
-        """Load exactly this file; returns its hash. Raises :class:`HostUnready` when another one is in the way."""
-        module = path.rsplit("/", 1)[-1]
-        present = self.loaded_path(module)
-        if present:
-            raise HostUnready(
-                f"'{module}' is already loaded from '{present}'; '{path}' was to be loaded.",
-                help="Unload it (kldunload vmm) when no virtual machine needs it, and run again.",
-            )
-        self.check(f"kldload {shlex.quote(path)}", seconds=60)
-        loaded = self.loaded_path(module)
-        if loaded != path:
-            raise HostUnready(f"After 'kldload {path}' the kernel names '{loaded}' as the file of '{module}'.")
-        return self.check(f"sha256 -q {shlex.quote(path)}").text
+        Each is told to the recorder as if it had been run alone. Raises :class:`UnexpectedAnswer` when one is missing.
+        """
+        framed = Framed(commands)
+        script = framed.script()
+        whole = self.transport.run(script, deadline=Deadline.after(seconds), record=False)
+        answers = framed.parse(whole.stdout, whole.started, whole.seconds)
+        for one in answers.values():
+            self.transport.recorder.add_command(one.command, one.status, one.stdout, b"", one.started, one.seconds)
+        framed.require(answers, script)
+        return answers
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def put(self, path: str, data: bytes, *, mode: str = "600") -> str:
+        """Write a file and prove by its SHA-256, which is returned, that it arrived whole."""
+        quoted = shlex.quote(path)
+        command = f"cat >{quoted} && chmod {mode} {quoted} && sha256 -q {quoted}"
+        result = self.change(command, stdin=data)
+        expected = hashlib.sha256(data).hexdigest()
+        if result.text != expected:
+            raise CommandFailed(f"'{path}' did not arrive whole: {len(data)} bytes sent, sha256 {result.text} found.")
+        return expected
+
+    def get(self, path: str) -> bytes:
+        """The content of a file; raises :class:`CommandFailed`."""
+        return self.check(f"cat {shlex.quote(path)}", seconds=SLOW).stdout
+
+    def names_in(self, folder: str) -> list[str]:
+        """Names in a folder; none when it does not exist."""
+        return self.run(f"ls {shlex.quote(folder)} 2>/dev/null").text.split()
+
+    # --- the boot ----------------------------------------------------------------------------------------------------
+
+    def boot(self) -> Boot:
+        """Changes at every boot; the one thing that tells a reset from a lost link."""
+        return parse_boot(self.check(BOOT_COMMAND).text)
+
+
+def _succeeded(result: CommandResult) -> CommandResult:
+    if result.status != 0:
+        said = result.errors[:300] or result.text[:300]
+        raise CommandFailed(f"'{result.command[:160]}' ended with status {result.status}: {said or 'no message'}.")
+    return result

@@ -14,6 +14,8 @@ from harness.timing import Deadline
 from harness.transport import RemoteProcess
 
 _PAIR = re.compile(r"(\w+)=(0x[0-9a-f]+|\d+)")
+#: cpuctl is the stock module of that name whoever loaded it, so -n hides nothing here.
+_CPUCTL = "kldload -n cpuctl;"
 _NAMES = tuple(field.name for field in fields(HostDebugState))
 
 
@@ -29,6 +31,13 @@ def show_state(state: HostDebugState, *, separator: str = " ", debugctl: bool = 
     return separator.join(
         f"{name}={value:#x}" for name, value in asdict(state).items() if debugctl or name != "debugctl"
     )
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise UnexpectedAnswer(f"Expected a number from the witness, found {text[:120]!r}.") from None
 
 
 class RunningSentinel:
@@ -60,17 +69,28 @@ class Witness:
         self._host = host
 
     def plant(self, cpu: int, state: HostDebugState) -> HostDebugState:
-        return parse_state(self._host.check(f'sysctl -n debug.vmmcheck.plant="cpu={cpu} {show_state(state)}"').text)
+        return parse_state(self._host.change(f'sysctl -n debug.vmmcheck.plant="cpu={cpu} {show_state(state)}"').text)
 
     def state(self, cpu: int) -> HostDebugState:
         return parse_state(self._host.check(f"sysctl -n debug.vmmcheck.state.{cpu}").text)
 
     def touch(self, cpu: int, count: int) -> int:
-        self._host.check(f'sysctl debug.vmmcheck.touch="cpu={cpu} count={count}"', seconds=60)
-        return int(self._host.check("sysctl -n debug.vmmcheck.hits").text)
+        touch = f'sysctl debug.vmmcheck.touch="cpu={cpu} count={count}" >/dev/null'
+        return _number(self._host.change(f"{touch} && sysctl -n debug.vmmcheck.hits").text)
+
+    def rdmsr(self, cpu: int, msr: int) -> int:
+        """Through cpuctl(4): ``MSR 0x1d9: 0xHHHHHHHH 0xLLLLLLLL``, high half first."""
+        text = self._host.change(f"{_CPUCTL} cpucontrol -m {msr:#x} /dev/cpuctl{cpu}").text
+        match = re.fullmatch(r"MSR 0x[0-9a-f]+: 0x([0-9a-f]{8}) 0x([0-9a-f]{8})", text)
+        if match is None:
+            raise UnexpectedAnswer(f"'cpucontrol -m {msr:#x}' printed {text[:120]!r}.")
+        return int(match[1], 16) << 32 | int(match[2], 16)
+
+    def wrmsr(self, cpu: int, msr: int, value: int) -> None:
+        self._host.change(f"{_CPUCTL} cpucontrol -m {msr:#x}={value:#x} /dev/cpuctl{cpu}")
 
     def witness_variable(self) -> int:
-        return int(self._host.check("sysctl -n debug.vmmcheck.variable").text, 0)
+        return _number(self._host.check("sysctl -n debug.vmmcheck.variable").text)
 
     @contextmanager
     def sentinel(
@@ -95,10 +115,10 @@ class Witness:
     @contextmanager
     def step_through_entry(self, cpu: int) -> Iterator[Mapping[str, int]]:
         report: dict[str, int] = {}
-        self._host.check(f'sysctl debug.vmmcheck.step="cpu={cpu} on=1"')
+        self._host.change(f'sysctl debug.vmmcheck.step="cpu={cpu} on=1"')
         try:
             yield report
         finally:
-            self._host.check(f'sysctl debug.vmmcheck.step="cpu={cpu} on=0"')
-            text = self._host.check("sysctl -n debug.vmmcheck.stepped").text
+            off = f'sysctl debug.vmmcheck.step="cpu={cpu} on=0" >/dev/null'
+            text = self._host.change(f"{off} && sysctl -n debug.vmmcheck.stepped").text
             report.update({name: int(value, 0) for name, value in _PAIR.findall(text)})

@@ -152,8 +152,6 @@ class FreebsdHost(Common, Access):
     module: Path = "/boot/kernel/vmm.ko"
     #: Folder on the host with ``vmmcheck_witness.ko`` and ``vmmwitness`` built for its kernel; empty: no witnesses.
     witness: Path | Literal[""] = ""
-    #: How the guest's COM1 reaches us: bhyve's standard streams, or an nmdm pair read by cat.
-    guest_console: Literal["stdio", "nmdm"] = "stdio"
 
     @model_validator(mode="after")
     def _root(self) -> FreebsdHost:

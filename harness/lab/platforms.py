@@ -8,9 +8,13 @@ from harness.subjects import Platform
 
 #: What every host with bhyve offers.
 BHYVE = frozenset({"bhyve", "bhyvectl", "migration", "two-vms"})
+#: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
+FREEBSD = BHYVE | {"debugctl"}
+#: What the helper module and program built for its kernel add.
+WITNESS = frozenset({"witness", "sentinel", "dbregs"})
 #: What the emulated host's witnesses add. ``debugctl`` is missing: Bochs has no such register.
 #: ``tool-validates``: a bad DR6 is refused and cannot take the host down (a hazard elsewhere).
-EMULATED = BHYVE | {"tool-validates", "witness", "sentinel", "dbregs", "step-entry", "fbt", "vmcb-cache"}
+EMULATED = BHYVE | WITNESS | {"tool-validates", "step-entry", "fbt", "vmcb-cache"}
 
 
 def platform_of(alias: str, host: Host) -> Platform:
@@ -22,4 +26,7 @@ def platform_of(alias: str, host: Host) -> Platform:
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
         return Platform(alias, "emulated", host.vendor, heading, True, EMULATED, host.ncpu)
     vendor = "intel" if host.cpu.vendor == "GenuineIntel" else "amd"
-    return Platform(alias, "freebsd", vendor, f"{host.cpu.class_} ({alias})", False, BHYVE)
+    offered = FREEBSD if host.ncpu > 1 else FREEBSD - {"migration"}
+    if host.witness:
+        offered |= WITNESS
+    return Platform(alias, "freebsd", vendor, f"{host.cpu.class_} ({alias})", False, offered, host.ncpu)

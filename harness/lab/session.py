@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import ConfigError
-from harness.inventory import BareHost, EmulatedHost, Host
+from harness.inventory import BareHost, Host
 from harness.lab.platforms import platform_of
 from harness.lab.ssh_session import SshSession
 from harness.recording import NullRecorder, Recorder
@@ -69,6 +68,4 @@ def open_session(
     """
     if isinstance(host, BareHost):
         return BareSession(alias, host)
-    if isinstance(host, EmulatedHost):
-        return SshSession(platform_of(alias, host), reach, run_folder, defects)
-    raise ConfigError(f"Hosts of kind '{host.kind}' cannot be driven yet (host '{alias}').")
+    return SshSession(alias, host, reach, run_folder, defects)

@@ -2,93 +2,109 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import time
+import contextlib
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.bhyve import HostView
 from harness.errors import (
     CommandTimeout,
     GuestHang,
+    GuestSilent,
+    HardwareTrouble,
     HostHang,
     HostLost,
     HostPanic,
     HostResetUnexplained,
     HostUnready,
     InfraError,
+    KernelMessage,
+    LeaseLost,
     SshLost,
     SshUnreachable,
     VmmcheckError,
 )
-from harness.hosts import Host
-from harness.lab.power import Power, SimulatedPower
+from harness.hosts import Boot, Host, complaints, hardware_trouble
+from harness.hosts.host import BOOT_COMMAND, parse_boot
+from harness.hosts.modules import parse_kldstat
+from harness.inventory import EmulatedHost, FreebsdHost
+from harness.lab.console import new_text, panic_text
+from harness.lab.crash import CrashFolder
+from harness.lab.ladder import Ladder, Rung
+from harness.lab.lease import Lease
+from harness.lab.platforms import platform_of
+from harness.lab.provision import Prepared, Provisioning, facts_for_report
+from harness.lab.reach import reach_of
 from harness.recording import NullRecorder, Recorder
 from harness.subjects import Platform, Subject
 from harness.subjects.bhyve import BhyveSubject
-from harness.timing import CLOCK, Deadline
-from harness.transport import Endpoint, SshTransport, key_from_file
+from harness.timing import Deadline
+from harness.transport import SshTransport
 
-CONNECT_SECONDS = 30.0
-#: How long a host may take to come back by itself, and after a power cycle.
-COMEBACK_SECONDS = 20.0
-BOOT_SECONDS = 60.0
 #: Climbs of the recovery ladder before a host is given up.
 MAX_CLIMBS = 8
-
-STOCK_MODULE = "/boot/kernel/vmm.ko"
-_WITNESS_MODULE = "vmmcheck_witness.ko"
-
-
-def reference_module(defects: Sequence[str]) -> bytes:
-    """The file that stands for a vmm.ko with seeded defects on an emulated host."""
-    return "".join(f"{line}\n" for line in ("vmmcheck reference vmm.ko", *(f"defect {id}" for id in defects))).encode()
+#: What can be the sign of a host that went down, and has to be looked into before it is believed.
+_DOUBTFUL = (SshLost, SshUnreachable, CommandTimeout, GuestHang, GuestSilent)
 
 
 class SshSession:
-    """Implements :class:`harness.lab.session.HostSession`.
+    """Implements :class:`harness.lab.session.HostSession` for emulated and real hosts alike.
 
-    ``reach`` tells address, port, user, host key and identity, and for emulated hosts the board controller.
+    ``told`` is what the launcher of an emulated host knows of the way to it; ``run_folder`` receives ``ladder.jsonl``,
+    crash dumps and consoles below ``hosts/ALIAS``.
     """
 
     def __init__(
-        self, platform: Platform, reach: Mapping[str, str], run_folder: Path | None, defects: Sequence[str] = ()
+        self,
+        alias: str,
+        entry: EmulatedHost | FreebsdHost,
+        told: Mapping[str, str],
+        run_folder: Path | None,
+        defects: Sequence[str] = (),
     ) -> None:
-        self.platform = platform
-        self._reach = reach
-        self._power: Power | None = SimulatedPower(Path(reach["control"])) if "control" in reach else None
-        self._owner = run_folder.name if run_folder is not None else "vmmcheck"
-        self._folder = run_folder / "hosts" / platform.alias if run_folder is not None else None
+        self.platform: Platform = platform_of(alias, entry)
+        self._reach = reach_of(alias, entry, told)
+        self._folder = run_folder / "hosts" / alias if run_folder is not None else None
+        self._run = run_folder.name if run_folder is not None else f"manual-{uuid.uuid4().hex[:8]}"
+        self._provisioning = Provisioning(self.platform, entry, defects)
+        self._defects = list(defects)
+        log = self._folder / "ladder.jsonl" if self._folder is not None else None
+        self._ladder = Ladder(alias, self._connect, self._reach.power, self._reach.timeouts, log)
+        self._crash = CrashFolder(self._reach.crash)
+        self._recorder: Recorder = NullRecorder()
         self._host: Host | None = None
+        self._lease: Lease | None = None
+        self._prepared: Prepared | None = None
         self._subject: BhyveSubject | None = None
-        self._boot_id = ""
-        self._defects = tuple(defects)
-        self._module = STOCK_MODULE
-        self._module_sha256 = ""
-        self._climbs = 0
+        self._boot = Boot()
+        self._console_before = ""
         self._channels = 0
         self._items = 0
-        self._lost: HostLost | None = None
+        self._lost: VmmcheckError | None = None
 
     # --- connection and provisioning -----------------------------------------------------------------------
 
     def open(self) -> dict[str, Any]:
-        self._connect(Deadline.after(CONNECT_SECONDS))
-        self._provision()
-        return self._facts()
+        host = self._connect(Deadline.after(self._reach.timeouts.connect))
+        self._host = host
+        self._boot = host.boot()
+        lease = Lease(host, self._run)
+        broken = lease.take(self._boot, Deadline.after(self._reach.timeouts.lease))
+        self._lease = lease
+        if broken:
+            self._ladder.note(Rung.LOOK, broke_lease_of=broken)
+        self._crash.remember(host)
+        prepared = self._prepare(host)
+        more = {"boot_id": str(self._boot), "defects": self._defects, "broke_lease_of": broken}
+        return facts_for_report(self.platform, prepared, more)
 
     def _connect(self, deadline: Deadline) -> Host:
-        endpoint = Endpoint(
-            self._reach["address"],
-            int(self._reach["port"]),
-            self._reach["user"],
-            [key_from_file(self._reach["identity"])],
-            [self._reach["host_key"]],
+        transport = SshTransport.connect(
+            self.platform.alias, self._reach.endpoint, deadline=deadline, become=self._reach.become
         )
-        transport = SshTransport.connect(self.platform.alias, endpoint, deadline=deadline)
-        self._host = Host(transport)
-        return self._host
+        return Host(transport)
 
     @property
     def _connected(self) -> Host:
@@ -96,190 +112,199 @@ class SshSession:
             raise SshLost(f"There is no connection to '{self.platform.alias}'.")
         return self._host
 
-    def _provision(self) -> None:
-        """Private folder, module under test by path, witnesses; nothing else is changed on the host."""
-        host = self._connected
-        self._boot_id = host.boot_id()
-        self._take_over()
-        foreign = host.run("ls /dev/vmm").text.split()
-        if foreign:
-            raise HostUnready(
-                f"Virtual machines that are not ours exist on '{self.platform.alias}': {', '.join(foreign)}.",
-                help="End them or choose another host; vmmcheck does not touch machines of others.",
-            )
-        host.check(f"mkdir -p -m 700 {host.folder} && echo {self._owner} >{host.folder}/owner")
-        if self._defects:
-            # Never over the stock module: a reset comes back to that one by itself.
-            self._module = f"{host.folder}/vmm.ko"
-            host.put(self._module, reference_module(self._defects))
-        self._module_sha256 = host.load(self._module)
-        if "witness" in self.platform.capabilities:
-            host.put(f"{host.folder}/{_WITNESS_MODULE}", b"vmmcheck witness.ko\n")
-            host.check(f"kldload {host.folder}/{_WITNESS_MODULE}")
-            host.put(f"{host.folder}/vmmwitness", b"vmmcheck vmmwitness\n", mode="755")
-        self._subject = BhyveSubject(self.platform, host)
-
-    def _take_over(self) -> None:
-        """What a worker of this very run left behind when it died is ours to clear away; another run's is not."""
-        host = self._connected
-        owner = host.run(f"cat {host.folder}/owner").text
-        if not owner:
-            return
-        if owner != self._owner:
-            raise HostUnready(
-                f"'{self.platform.alias}' is in use by run '{owner}' (its folder {host.folder} exists).",
-                help=f"Wait for that run; if it is dead, remove {host.folder} and unload vmm on the host.",
-            )
-        for name in host.run("ls /dev/vmm").text.split():
-            host.run(f"bhyvectl --vm={shlex.quote(name)} --destroy")
-        host.run(f"kldunload {_WITNESS_MODULE}; kldunload vmm; rm -rf {host.folder}")
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "heading": self.platform.heading,
-            "label": "EMULATED" if self.platform.emulated else "",
-            "boot_id": self._boot_id,
-            "vmm_path": self._module,
-            "defects": list(self._defects),
-            "vmm_sha256": self._module_sha256,
-            **self._connected.collect_facts(),
-        }
+    def _prepare(self, host: Host) -> Prepared:
+        prepared = self._provisioning.prepare(host, self._ladder)
+        if self._prepared is None:
+            self._prepared = prepared
+        self._subject = BhyveSubject(self.platform, host, testdev=prepared.facts.has_testdev)
+        self._console_before = self._console()
+        return prepared
 
     # --- around an item -----------------------------------------------------------------------------------------
 
     def begin(self, recorder: Recorder) -> Subject:
         if self._lost is not None:
             raise self._lost
+        if not self._connected.transport.alive():
+            self._recover_idle()
         host, subject = self._connected, self._subject
-        if subject is None or not host.transport.alive():
-            raise SshLost(f"The connection to '{self.platform.alias}' was gone before the item began.")
-        host.transport.recorder = recorder
-        subject.recorder = recorder
+        if subject is None or self._lease is None:
+            raise SshLost(f"The session with '{self.platform.alias}' was never opened.")
+        self._lease.renew(self._boot)
+        self._recorder = host.transport.recorder = subject.recorder = recorder
         self._items += 1
         return subject
 
     def end(self) -> None:
-        """The same boot, our module, no machine left over: one round trip."""
-        host = self._connected
-        command = "sysctl -n kern.boot_id; kldstat -v -n vmm.ko | grep -cF ' (%s)'; ls /dev/vmm 2>/dev/null"
-        result = host.run(command % self._module)
-        lines = result.text.split("\n")
-        host.transport.recorder = NullRecorder()
-        if lines[0] != self._boot_id:
-            raise SshLost(f"'{self.platform.alias}' has another boot identifier than before the item: {lines[0]!r}.")
-        if lines[1:2] != ["1"]:
-            raise HostUnready(f"The loaded vmm.ko is not '{self._module}' any more: {result.text!r}.")
-        if lines[2:]:
-            raise InfraError(f"Virtual machines were left over: {' '.join(lines[2:])}.")
+        """The same boot, our module, no machine left over, no complaint of the kernel."""
+        host, subject, recorder = self._connected, self._subject, self._recorder
+        view = subject.fresh_view() if subject is not None else None
+        if view is None or view.machines:
+            # Something was done behind the last guest, or another guest still lived then: look now.
+            view = self._look(host)
+        host.transport.recorder = self._recorder = NullRecorder()
+        self._judge(view, recorder)
+
+    def _look(self, host: Host) -> HostView:
+        answers = host.ask(
+            {"boot": BOOT_COMMAND, "module": "kldstat -v -n vmm.ko", "machines": "ls /dev/vmm 2>/dev/null"}
+        )
+        files = parse_kldstat(answers["module"].text)
+        return HostView(
+            boot=parse_boot(answers["boot"].text),
+            module=next((file for file in files if file.name == "vmm.ko"), None),
+            machines=tuple(answers["machines"].text.split()) if answers["machines"].status == 0 else (),
+            messages=(),
+        )
+
+    def _judge(self, view: HostView, recorder: Recorder) -> None:
+        name, prepared = self.platform.alias, self._prepared
+        if not view.boot.same_as(self._boot):
+            raise SshLost(f"'{name}' is on another boot than before the item: {view.boot} instead of {self._boot}.")
+        if prepared is not None and (view.module is None or view.module.path != prepared.module):
+            found = view.module.path if view.module is not None else "nothing"
+            raise HostUnready(f"The loaded vmm.ko of '{name}' is not '{prepared.module}' any more, but '{found}'.")
+        if view.machines:
+            raise InfraError(f"Virtual machines were left over on '{name}': {' '.join(view.machines)}.")
+        if view.messages:
+            recorder.add_file("dmesg-delta.txt", "".join(f"{line}\n" for line in view.messages).encode())
+        trouble, said = hardware_trouble(list(view.messages)), complaints(list(view.messages))
+        if trouble:
+            raise HardwareTrouble(f"The machine '{name}' reported: {trouble[0]}")
+        if said:
+            raise KernelMessage(f"The kernel of '{name}' complained while the item ran: {said[0]}")
 
     # --- when something went wrong -------------------------------------------------------------------------------
 
     def explain(self, error: Exception) -> Exception:
-        """Tell product from lab by the boot identifier, and bring the host back for the next item."""
-        if not isinstance(error, (SshLost, SshUnreachable, CommandTimeout, GuestHang)) or self._lost is not None:
+        """Tell product from lab by the boot, and bring the host back for the next item."""
+        if self._lost is not None:
             return error
-        self._note("trouble", error=str(error))
-        if self._climbs >= MAX_CLIMBS:
+        if isinstance(error, LeaseLost):
+            self._lost = error  # the host belongs to somebody else now: nothing is torn down
+            return error
+        if not isinstance(error, _DOUBTFUL):
+            return error
+        self._ladder.climbs += 1
+        self._ladder.note(Rung.LOOK, trouble=str(error))
+        if self._ladder.climbs > MAX_CLIMBS:
             return self._give_up(f"'{self.platform.alias}' needed recovery {MAX_CLIMBS} times in this run.", error)
-        self._climbs += 1
-        before = self._boot_id
         try:
-            cycled = self._come_back()
-            after = self._connected.boot_id()
-            if after == before:
+            cycled = self._regain()
+            boot = self._connected.boot()
+            if boot.same_as(self._boot):
                 self._tidy()
                 return error
             verdict = self._verdict(cycled, error)
-            self._provision()
+            self._settle(boot)
+        except LeaseLost as lost:
+            self._lost = lost
+            return lost
         except VmmcheckError as problem:
             return self._give_up(f"'{self.platform.alias}' could not be brought back: {problem.message}", error)
         return verdict
 
-    def _give_up(self, message: str, error: Exception) -> HostLost:
-        self._lost = HostLost(message)
-        self._note("lost", message=message)
-        self._lost.__cause__ = error
-        return self._lost
+    def _recover_idle(self) -> None:
+        """The link went between two items: nobody's result. The item that is about to start runs afterwards."""
+        self._ladder.climbs += 1
+        try:
+            self._regain()
+            boot = self._connected.boot()
+            if boot.same_as(self._boot):
+                self._tidy()
+            else:
+                self._ladder.note(Rung.LOOK, rebooted_between_items=str(boot))
+                self._settle(boot)
+        except VmmcheckError as problem:
+            message = f"'{self.platform.alias}' was lost between two items: {problem.message}"
+            raise self._give_up(message, problem) from problem
 
-    def _come_back(self) -> bool:
-        """Climb: a new connection; then a power cycle. True when the second was needed."""
-        if self._host is not None:
-            self._host.transport.close()
-        if self._reconnect(COMEBACK_SECONDS):
-            return False
-        if self._power is None:
-            raise SshUnreachable(f"'{self.platform.alias}' does not answer and has no power control.")
-        self._note("power-cycle")
-        self._power.cycle()
-        if not self._reconnect(BOOT_SECONDS):
-            raise SshUnreachable(f"'{self.platform.alias}' does not answer after a power cycle.")
-        return True
+    def _regain(self) -> bool:
+        """A connection that answers; whether the host had to be switched off and on for it."""
+        host = self._host
+        if host is not None:
+            if self._ladder.look(host) is not None:
+                return False
+            self._channels += host.transport.channels
+            host.transport.close()
+        self._host, cycled = self._ladder.come_back()
+        self._subject = None
+        return cycled
 
-    def _reconnect(self, seconds: float) -> bool:
-        deadline = Deadline.after(seconds)
-        while not deadline.expired():
-            try:
-                self._connect(deadline.at_most(5)).boot_id()
-            except (SshUnreachable, SshLost, CommandTimeout):
-                CLOCK.sleep(0.1)
-                continue
-            self._note("connected")
-            return True
-        return False
-
-    def _verdict(self, cycled: bool, error: Exception) -> HostPanic:
+    def _settle(self, boot: Boot) -> None:
+        """On another boot: the lease goes with us, and everything is prepared again."""
         host = self._connected
-        dump = host.run("ls /var/crash").text.split()
-        trace = next((name for name in reversed(dump) if name.startswith("info.")), "")
-        text = host.run(f"cat /var/crash/{trace}").text if trace else ""
-        self._save_crash(dump)
-        if cycled:
-            return HostHang(f"'{self.platform.alias}' stopped answering and needed a power cycle; before: {error}")
-        if text:
-            host.run("rm -f /var/crash/info.* /var/crash/core.txt.*")
-            return HostPanic(f"'{self.platform.alias}' panicked while the item ran: {text}")
-        return HostResetUnexplained(
-            f"'{self.platform.alias}' came back with another boot identifier and left no trace of why."
-        )
-
-    def _save_crash(self, names: list[str]) -> None:
-        if self._folder is None:
-            return
-        target = self._folder / "crash"
-        target.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            result = self._connected.run(f"cat /var/crash/{shlex.quote(name)}")
-            (target / f"{self._climbs}-{name}").write_bytes(result.stdout)
-        if self._power is not None:
-            (target / f"{self._climbs}-console.log").write_text(self._power.console(), encoding="utf-8")
+        self._boot = boot
+        if self._lease is not None:
+            self._lease.move_to(host, boot)
+        self._prepare(host)
 
     def _tidy(self) -> None:
-        """The same boot: remove what the item left, and go on with a fresh connection."""
+        """The same boot: remove what the item left; what cannot be removed takes a reboot."""
         host = self._connected
-        for name in host.run("ls /dev/vmm").text.split():
-            host.run(f"bhyvectl --vm={shlex.quote(name)} --destroy")
-        self._subject = BhyveSubject(self.platform, host)
+        if self._lease is not None:
+            self._lease.move_to(host, self._boot)
+        try:
+            self._ladder.clear_guests(host)
+        except HostUnready:
+            self._host = self._ladder.reboot(host, self._boot)
+            self._settle(self._connected.boot())
+            return
+        prepared = self._prepared
+        if self._subject is None and prepared is not None:
+            self._subject = BhyveSubject(self.platform, host, testdev=prepared.facts.has_testdev)
 
-    def _note(self, rung: str, **data: Any) -> None:
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            entry = {"at": round(time.time(), 3), "rung": rung, "climb": self._climbs, **data}
-            with (self._folder / "ladder.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(entry) + "\n")
+    def _give_up(self, message: str, error: Exception) -> HostLost:
+        lost = HostLost(message)
+        lost.__cause__ = error
+        self._lost = lost
+        self._ladder.note(Rung.GIVEN_UP, message=message)
+        return lost
+
+    def _verdict(self, cycled: bool, error: Exception) -> HostPanic:
+        """The host is on another boot than the item began on: why, as far as it left a trace."""
+        name, folder = self.platform.alias, self._folder / "crash" if self._folder is not None else None
+        prefix = str(self._ladder.climbs)
+        trace = self._crash.collect(self._connected, folder, prefix)
+        console = self._console()
+        shown = new_text(self._console_before, console)
+        if folder is not None and console:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{prefix}-console.log").write_text(shown, encoding="utf-8")
+        panic = trace.panic or panic_text(shown)
+        if panic:
+            return HostPanic(f"'{name}' panicked while the item ran: {panic}")
+        if trace.names:
+            return HostPanic(f"'{name}' left a crash dump while the item ran: {', '.join(trace.names)}.")
+        if cycled:
+            return HostHang(f"'{name}' stopped answering and needed a power cycle; before: {error}")
+        return HostResetUnexplained(f"'{name}' came back on another boot and left no trace of why; before: {error}")
+
+    def _console(self) -> str:
+        if self._reach.console is None:
+            return ""
+        with contextlib.suppress(InfraError):  # the console must not hide the trouble it is asked about
+            return self._reach.console.console()
+        return ""
 
     # --- end ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> dict[str, Any]:
-        """Unload what we loaded, remove our folder; what was spent, for the report."""
-        if self._host is None:
-            return {}
+        """Unload what we loaded, remove our folder, give the host back; what was spent, for the report."""
         host = self._host
-        spent = {"channels": getattr(host.transport, "channels", 0), "items": self._items}
+        if host is None:
+            return {}
+        spent: dict[str, Any] = {"items": self._items, "climbs": self._ladder.climbs}
         try:
-            if host.transport.alive() and self._lost is None:
-                if "witness" in self.platform.capabilities:
-                    host.run("kldunload vmmcheck_witness.ko")
-                host.run(f"kldunload vmm; rm -rf {host.folder}")
+            if host.transport.alive() and self._lost is None and self._prepared is not None:
+                self._ladder.clear_guests(host)
+                self._provisioning.restore(host, self._prepared)
+        except VmmcheckError as problem:
+            spent["not_restored"] = problem.message
         finally:
+            with contextlib.suppress(VmmcheckError):
+                if self._lease is not None and not isinstance(self._lost, LeaseLost) and host.transport.alive():
+                    self._lease.release()
+            spent["channels"] = self._channels + host.transport.channels
             host.transport.close()
         return spent

@@ -1,4 +1,4 @@
-"""Guest programs under bhyve on a host, through FreeBSD's own command line."""
+"""Guest programs under bhyve on a host, through FreeBSD's own command line: one round trip for a whole run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from harness.bhyve import (
-    DONE_STATUS,
-    bhyve_command,
-    explain_exit,
+    HALT_DONE,
+    TESTDEV_DONE,
+    BhyveOptions,
+    Ending,
+    HostView,
+    RunScript,
+    check_set,
+    find_command,
     get_command,
+    interpret,
     parse_registers,
     parse_stats,
     set_command,
+    stats_command,
+    stop_guest,
 )
-from harness.errors import GuestHang, GuestSilent, InfraError, RecordsDamaged, TestDefect, UnexpectedAnswer
+from harness.bhyve.runscript import Finished
+from harness.errors import GuestHang, GuestSilent, RecordsDamaged, SshLost, TestDefect, UnexpectedAnswer, VmmcheckError
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
 from harness.hosts import Host, Witness
 from harness.hosts.state import HostDebugState
@@ -28,25 +37,38 @@ from harness.subjects.protocol import HostActions, Platform
 from harness.timing import Deadline
 from harness.transport import RemoteProcess
 
-#: Name of the VM when a case does not choose one.
-DEFAULT_NAME = "vmmcheck"
+#: Every VM of ours begins with this: what is left of a broken run is told from machines of others.
+NAME_PREFIX = "vmmcheck"
 _GO = b"G"
+#: Seconds for removing a VM and looking at the host, on top of the time that a guest has.
+_CLEARING = 20.0
 
 
 class BhyveGuest:
     """Implements :class:`harness.subjects.protocol.RunningGuest`."""
 
     def __init__(
-        self, host: Host, recorder: Recorder, rom: Rom, name: str, process: RemoteProcess, seconds: float
+        self, host: Host, recorder: Recorder, rom: Rom, name: str, script: RunScript, seconds: float, done: int
     ) -> None:
         self._host = host
         self._recorder = recorder
         self._rom = rom
         self._name = name
-        self._process = process
+        self._script = script
+        self._done = done
         self._deadline = Deadline.after(seconds)
         self._result: Result | None = None
+        self._finished: Finished | None = None
         self._pid = ""
+        self._threads: dict[int, str] = {}
+        # The recorder is told by the script's own reader, step by step.
+        self._process: RemoteProcess = host.transport.start(script.text(), deadline=self._deadline, record=False)
+        self._process.write(rom.image)
+
+    @property
+    def view(self) -> HostView | None:
+        """The host right after the guest; ``None`` as long as it runs."""
+        return self._finished.view if self._finished is not None else None
 
     # --- phases ------------------------------------------------------------------------------------------
 
@@ -67,86 +89,129 @@ class BhyveGuest:
         """The records; raises what happened when there are none."""
         if self._result is not None:
             return self._result
-        while self._process.read(self._deadline):
+        while not is_finished(self._process.stdout) and self._process.read(self._deadline):
             self._check_deadline("end")
-        done = self._process.wait(self._deadline)
-        self._recorder.add_file("console.raw", done.stdout)
-        if not is_finished(done.stdout):
-            raise self._unfinished(done.status, done.stderr.decode("utf-8", "replace"))
-        self._result = decode(done.stdout, self._rom.nonce)
+        finished = self._wait()
+        console = self._process.stdout
+        exit = interpret(finished.status, finished.stderr, done=self._done)
+        if not is_finished(console):
+            if exit.ending is Ending.DONE:
+                raise RecordsDamaged("The guest ended in order, but its closing line did not arrive.")
+            raise exit.error(self._rom.program.name, banner=has_banner(console, self._rom.nonce))
+        self._result = decode(console, self._rom.nonce)
         record_result(self._recorder, self._result)
-        if done.status != DONE_STATUS:
-            raise explain_exit(done.status, done.stderr.decode("utf-8", "replace"))
+        if exit.ending is not Ending.DONE:
+            raise exit.error(self._rom.program.name, banner=True)
         return self._result
+
+    def clear(self) -> None:
+        """End the guest if it still runs; its VM is gone afterwards. Raises what stands against that."""
+        if self._finished is not None:
+            return
+        if not self._host.transport.alive():
+            raise SshLost(f"The connection to '{self._host.transport.name}' went while guest '{self._name}' ran.")
+        if self._process.read(Deadline.after(0)) and not self._script.ended(self._process.stderr):
+            way = stop_guest(self._host, self._name, self._process)
+            self._recorder.add_note(f"The guest '{self._name}' was still running and was ended by {way}.")
+        self._wait()
+
+    def _wait(self) -> Finished:
+        """The end of the script: bhyve ended, its VM was removed, the host was looked at."""
+        if self._finished is None:
+            left = Deadline.after(self._deadline.remaining() + _CLEARING)
+            done = self._process.wait(left)
+            self._recorder.add_file(self._evidence("console.raw"), done.stdout)
+            self._finished = self._script.read(done, self._recorder)
+        return self._finished
+
+    def _evidence(self, name: str) -> str:
+        return name if self._name == NAME_PREFIX else f"{self._name.removeprefix(f'{NAME_PREFIX}-')}-{name}"
 
     def _end_early(self) -> None:
         self.finish()
         raise TestDefect(f"Program '{self._rom.program.name}' ended before the phase that the case waits for.")
 
-    def _unfinished(self, status: int, stderr: str) -> Exception:
-        if status == DONE_STATUS:
-            return RecordsDamaged("The guest ended in order, but its closing line did not arrive.")
-        if status != 134 and "vm_run error" not in stderr and not has_banner(self._process.stdout, self._rom.nonce):
-            error = explain_exit(status, stderr)
-            if isinstance(error, InfraError):
-                return error
-            return GuestSilent(f"Program '{self._rom.program.name}' printed no banner; {error.message}")
-        return explain_exit(status, stderr)
-
     def _check_deadline(self, what: str) -> None:
-        if not self._deadline.expired():
+        if not self._deadline.expired() or self._script.ended(self._process.stderr):
             return
-        self._recorder.add_file("console.raw", self._process.stdout)
+        self._recorder.add_file(self._evidence("console.raw"), self._process.stdout)
         started = has_banner(self._process.stdout, self._rom.nonce)
         message = f"Program '{self._rom.program.name}' did not {what} within {self._deadline.seconds:g} s."
         raise GuestHang(message) if started else GuestSilent(message)
 
     # --- the host's hand on the guest -----------------------------------------------------------------------
 
-    def registers(self, *names: str) -> Mapping[str, int]:
-        return parse_registers(self._host.run(get_command(self._name, names)), names)
+    def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
+        return parse_registers(self._host.run(get_command(self._name, names, vcpu)), names, vcpu)
 
-    def set_registers(self, **values: int) -> None:
-        self._host.check(set_command(self._name, values))
+    def set_registers(self, vcpu: int = 0, **values: int) -> None:
+        check_set(self._host.try_change(set_command(self._name, values, vcpu)))
 
-    def try_set_registers(self, **values: int) -> bool:
-        return self._host.run(set_command(self._name, values)).status == 0
+    def try_set_registers(self, vcpu: int = 0, **values: int) -> bool:
+        return self._host.try_change(set_command(self._name, values, vcpu)).status == 0
 
-    def stats(self) -> Mapping[str, int]:
-        return parse_stats(self._host.check(shlex.join(["bhyvectl", f"--vm={self._name}", "--get-stats"])))
+    def stats(self, vcpu: int = 0) -> Mapping[str, int]:
+        return parse_stats(self._host.run(stats_command(self._name, vcpu)))
 
-    def pin(self, cpu: int) -> None:
-        self._host.check(f"cpuset -l {cpu} -t {self._thread()}")
+    def pin(self, cpu: int, vcpu: int = 0) -> None:
+        self._host.change(f"cpuset -l {cpu} -t {self._thread(vcpu)}")
+
+    def stop(self) -> None:
+        self._host.change(f"kill -STOP {self._process_id()}")
+
+    def cont(self) -> None:
+        self._host.change(f"kill -CONT {self._process_id()}")
+
+    def inject_nmi(self) -> None:
+        self._host.change(shlex.join(["bhyvectl", f"--vm={self._name}", "--inject-nmi"]))
 
     def thread_debug_registers(self) -> HostDebugState:
-        command = f"{self._host.folder}/vmmwitness dbregs get {self._process_id()} {self._thread()}"
+        command = f"{self._host.folder}/vmmwitness dbregs get {self._process_id()} {self._thread(0)}"
         return parse_state(self._host.check(command).text)
 
     def set_thread_debug_registers(self, state: HostDebugState) -> None:
         registers = show_state(state, debugctl=False)
-        self._host.check(f"{self._host.folder}/vmmwitness dbregs set {self._process_id()} {self._thread()} {registers}")
+        command = f"{self._host.folder}/vmmwitness dbregs set {self._process_id()} {self._thread(0)} {registers}"
+        self._host.change(command)
 
     def _process_id(self) -> str:
         if not self._pid:
-            # The name is the last word of the command line.
-            self._pid = self._host.check(f"pgrep -f 'bhyve.* {self._name}$'").text.split("\n")[0]
+            self._look_up()
         return self._pid
 
-    def _thread(self) -> str:
-        text = self._host.check(f"procstat -t {self._process_id()}").text
-        match = re.search(rf"^\s*{self._process_id()}\s+(\d+)\s.*\bvcpu 0\b", text, re.MULTILINE)
-        if match is None:
-            raise UnexpectedAnswer(f"'procstat -t {self._process_id()}' shows no thread 'vcpu 0': {text[:200]!r}.")
-        return match[1]
+    def _thread(self, vcpu: int) -> str:
+        if vcpu not in self._threads:
+            self._look_up()
+        if vcpu not in self._threads:
+            raise UnexpectedAnswer(f"'procstat -t {self._pid}' shows no thread 'vcpu {vcpu}'.")
+        return self._threads[vcpu]
+
+    def _look_up(self) -> None:
+        """Process and threads in one round trip; they stay what they are as long as the guest runs."""
+        answers = self._host.ask(
+            {"pid": find_command(self._name), "threads": f"procstat -t $({find_command(self._name)})"}
+        )
+        pids = answers["pid"].text.split()
+        if len(pids) != 1 or not pids[0].isdigit():
+            raise UnexpectedAnswer(f"'{answers['pid'].command}' found {pids or 'no process'}; one was expected.")
+        self._pid = pids[0]
+        lines = re.findall(rf"^\s*{self._pid}\s+(\d+)\s.*\bvcpu (\d+)\b", answers["threads"].text, re.MULTILINE)
+        self._threads = {int(vcpu): thread for thread, vcpu in lines}
 
 
 class BhyveSubject:
-    """Implements :class:`harness.subjects.protocol.Subject` on one host."""
+    """Implements :class:`harness.subjects.protocol.Subject` on one host.
 
-    def __init__(self, platform: Platform, host: Host) -> None:
+    ``testdev`` says whether bhyve there has pc-testdev; without it a guest says that it is done by halting.
+    """
+
+    def __init__(self, platform: Platform, host: Host, *, testdev: bool = True) -> None:
         self._platform = platform
         self._host = host
         self._witness = Witness(host)
+        self._testdev = testdev
+        self._view: HostView | None = None
+        self._seen_at = -1
         self.recorder: Recorder = host.transport.recorder
 
     @property
@@ -157,6 +222,10 @@ class BhyveSubject:
     def host(self) -> HostActions:
         return self._witness
 
+    def fresh_view(self) -> HostView | None:
+        """The host as the last guest's script saw it, if nothing was done there since."""
+        return self._view if self._host.transport.channels == self._seen_at else None
+
     def run(self, program: Program, *, pin: int | None = 0, seconds: float = 30) -> Result:
         with self.start(program, pin=pin, seconds=seconds) as guest:
             return guest.finish()
@@ -165,26 +234,34 @@ class BhyveSubject:
     def start(
         self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 30
     ) -> Iterator[BhyveGuest]:
-        """Boot the program's ROM; the VM is gone when the context ends, whatever happened inside."""
-        vm = name or DEFAULT_NAME
-        rom = Rom.build(program, EndMethod.TESTDEV)
-        record_program(self.recorder, rom)
-        path = f"{self._host.folder}/{vm}.rom"
-        self._host.put(path, rom.image)
-        process = self._host.transport.start(bhyve_command(vm, path, pin=pin), deadline=Deadline.after(seconds))
-        try:
-            yield BhyveGuest(self._host, self.recorder, rom, vm, process, seconds)
-        finally:
-            self._remove(vm, process)
+        """Boot the program's ROM; the VM is gone when the context ends, whatever happened inside.
 
-    def _remove(self, vm: str, process: RemoteProcess) -> None:
-        """Destroying the VM ends a bhyve that still runs; that the node is gone is the proof."""
-        quoted = shlex.quote(vm)
-        done = self._host.run(
-            f"bhyvectl --vm={quoted} --destroy; rm -f {self._host.folder}/{quoted}.rom; test ! -e /dev/vmm/{quoted}"
-        )
-        with contextlib.suppress(InfraError):
-            process.wait(Deadline.after(5))
-        process.close()
-        if done.status != 0:
-            raise InfraError(f"The virtual machine '{vm}' could not be removed: {done.stderr.decode()[:200]}.")
+        ``pin`` is the host CPU of vCPU 0; further vCPUs go to the ones behind it.
+        """
+        vm = f"{NAME_PREFIX}-{name}" if name else NAME_PREFIX
+        rom = Rom.build(program, EndMethod.TESTDEV if self._testdev else EndMethod.HLT)
+        record_program(self.recorder, rom)
+        options = BhyveOptions(
+            vm, f"{self._host.folder}/{vm}.rom", vcpus=program.vcpus, pins=self._pins(pin, program.vcpus),
+            testdev=self._testdev,
+        )  # fmt: skip
+        mark = f"{rom.nonce:08x} {re.sub(r'[^A-Za-z0-9 ._-]', '', program.name)}"
+        script = RunScript(options, rom.image, self._host, mark)
+        done = TESTDEV_DONE if self._testdev else HALT_DONE
+        guest = BhyveGuest(self._host, self.recorder, rom, vm, script, seconds, done)
+        try:
+            yield guest
+        except BaseException:
+            # What happened inside is what is told; that the VM could not be removed as well shows at the next look.
+            with contextlib.suppress(VmmcheckError):
+                guest.clear()
+            raise
+        else:
+            guest.clear()
+        finally:
+            self._view, self._seen_at = guest.view, self._host.transport.channels
+
+    def _pins(self, first: int | None, vcpus: int) -> tuple[int, ...]:
+        if first is None:
+            return ()
+        return tuple((first + vcpu) % max(1, self._platform.ncpu) for vcpu in range(vcpus))

@@ -41,20 +41,32 @@ class RunningGuest(Protocol):
     def finish(self) -> Result:
         """Wait for the end and return the records."""
 
-    def registers(self, *names: str) -> Mapping[str, int]:
-        """Guest registers as bhyvectl prints them (``dr0`` ... ``dr7``, ``rip``, ...)."""
+    def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
+        """Guest registers as bhyvectl prints them (``dr0`` ... ``dr7``, ``rip``, ...).
 
-    def set_registers(self, **values: int) -> None:
-        """Set guest registers through bhyvectl."""
+        Raises ``ToolMismatch`` when one of them is not printed. Reading stops a running vCPU for a moment.
+        """
 
-    def try_set_registers(self, **values: int) -> bool:
+    def set_registers(self, vcpu: int = 0, **values: int) -> None:
+        """Set guest registers through bhyvectl; raises ``ToolMismatch`` when it refuses."""
+
+    def try_set_registers(self, vcpu: int = 0, **values: int) -> bool:
         """As :meth:`set_registers`; whether the tool accepted the values."""
 
-    def stats(self) -> Mapping[str, int]:
-        """VM statistics of vCPU 0 by FreeBSD's names."""
+    def stats(self, vcpu: int = 0) -> Mapping[str, int]:
+        """VM statistics of a vCPU by FreeBSD's names."""
 
-    def pin(self, cpu: int) -> None:
-        """Move the vCPU thread to host CPU ``cpu``."""
+    def pin(self, cpu: int, vcpu: int = 0) -> None:
+        """Move a vCPU's thread to host CPU ``cpu``."""
+
+    def stop(self) -> None:
+        """Stop the whole bhyve process (SIGSTOP)."""
+
+    def cont(self) -> None:
+        """Let it go on (SIGCONT)."""
+
+    def inject_nmi(self) -> None:
+        """Inject a non-maskable interrupt into vCPU 0."""
 
     def thread_debug_registers(self) -> HostDebugState:
         """Debug registers of the vCPU thread itself, as ptrace reads them (PT_GETDBREGS)."""
@@ -83,6 +95,12 @@ class HostActions(Protocol):
     def touch(self, cpu: int, count: int) -> int:
         """Touch the witness variable ``count`` times on ``cpu``; debug exceptions that the host counted."""
 
+    def rdmsr(self, cpu: int, msr: int) -> int:
+        """A model-specific register of host CPU ``cpu`` through cpuctl(4); raises ``CommandFailed`` on #GP."""
+
+    def wrmsr(self, cpu: int, msr: int, value: int) -> None:
+        """Set it; whoever does puts the old value back."""
+
     def witness_variable(self) -> int:
         """Address of the witness variable."""
 
@@ -106,7 +124,10 @@ class Subject(Protocol):
         """Actions on the host; raises ``TestDefect`` where there is none (a case asks by ``needs``)."""
 
     def run(self, program: Program, *, pin: int | None = 0, seconds: float = 30) -> Result:
-        """Run to the end. Raises ``RecordsDamaged``, ``GuestHang``, ``GuestDied``, or what happened to the host."""
+        """Run to the end; ``pin`` is the host CPU of vCPU 0 (``None``: the scheduler's choice).
+
+        Raises ``RecordsDamaged``, ``GuestHang``, ``GuestDied``, or what happened to the host.
+        """
 
     def start(
         self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 30

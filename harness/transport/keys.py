@@ -10,6 +10,9 @@ import paramiko
 
 from harness.errors import SshAuthFailed
 
+#: A private key that was read; only the transport looks into it.
+PrivateKey = paramiko.PKey
+
 _CLASSES: tuple[type[paramiko.PKey], ...] = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
 
 

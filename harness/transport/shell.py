@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.errors import UnexpectedAnswer
 from harness.transport.protocol import CommandResult
@@ -55,7 +55,7 @@ class Framed:
                 results[name] = CommandResult(self._commands[name], status, output, b"", started, seconds)
         return results
 
-    def pieces(self, data: bytes) -> Iterable[tuple[str, bytes, int]]:
+    def pieces(self, data: bytes) -> Iterator[tuple[str, bytes, int]]:
         """``(name, output before the mark, status)`` in order."""
         at = 0
         for match in re.finditer(rb"@@" + self.token.encode() + rb" (\S+) (\d+)\r?\n", data):

@@ -1,0 +1,77 @@
+"""How a host of the inventory is reached: keys resolved late, in the process that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.inventory import EmulatedHost, FreebsdHost
+from harness.inventory.model import CommandConsole, CommandPower, Crash, FileConsole, Jump, ManualPower, Timeouts
+from harness.inventory.secrets import Identity
+from harness.lab.console import CommandLog, Console, FileLog
+from harness.lab.power import CommandPower as PowerByCommand
+from harness.lab.power import ManualPower as PowerByHand
+from harness.lab.power import Power, SimulatedPower
+from harness.transport import Endpoint, PrivateKey, key_from_file, key_from_text, keys_from_agent
+
+#: An emulated host boots in a second or two.
+EMULATED_TIMEOUTS = Timeouts(connect=10, comeback=20, boot=60, lease=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Everything that leads to a host: SSH, power, console, where its crash dumps are, how long things may take."""
+
+    endpoint: Endpoint
+    become: Sequence[str]
+    power: Power | None
+    console: Console | None
+    crash: Crash
+    timeouts: Timeouts
+
+
+def reach_of(alias: str, host: EmulatedHost | FreebsdHost, told: Mapping[str, str]) -> Reach:
+    """The way to a host; ``told`` is what the launcher of an emulated one knows. Raises ``SshAuthFailed`` for keys."""
+    if isinstance(host, EmulatedHost):
+        endpoint = Endpoint(
+            told["address"], int(told["port"]), told["user"], [key_from_file(told["identity"])], [told["host_key"]]
+        )
+        board = SimulatedPower(Path(told["control"]))
+        return Reach(endpoint, (), board, board, Crash(), EMULATED_TIMEOUTS)
+    jump = _jump(host.jump) if host.jump is not None else None
+    endpoint = Endpoint(host.address, host.port, host.user, _keys(host.identity), host.host_keys, jump)
+    become = (host.become, "-n") if host.become is not None else ()
+    return Reach(endpoint, become, _power(alias, host), _console(host), host.crash, host.timeouts)
+
+
+def _jump(jump: Jump) -> Endpoint:
+    return Endpoint(jump.address, jump.port, jump.user, _keys(jump.identity), jump.host_keys)
+
+
+def _keys(identity: Identity) -> Sequence[PrivateKey]:
+    if identity.agent:
+        return keys_from_agent()
+    if identity.file is not None:
+        return [key_from_file(identity.file)]
+    secret = identity.secret
+    assert secret is not None, "not the agent, so one of the references"
+    return [key_from_text(secret.resolve().get_secret_value(), str(secret))]
+
+
+def _power(alias: str, host: FreebsdHost) -> Power | None:
+    match host.power:
+        case CommandPower() as entry:
+            return PowerByCommand(entry)
+        case ManualPower():
+            return PowerByHand(alias)
+    return None
+
+
+def _console(host: FreebsdHost) -> Console | None:
+    match host.console:
+        case FileConsole() as entry:
+            return FileLog(entry)
+        case CommandConsole() as entry:
+            return CommandLog(entry)
+    return None
