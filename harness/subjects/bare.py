@@ -116,16 +116,28 @@ class BareGuest:
 
     # --- what only a host could do ------------------------------------------------------------------------
 
-    def registers(self, *names: str) -> Mapping[str, int]:
+    def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
         raise TestDefect(_NO_HOST)
 
-    def set_registers(self, **values: int) -> None:
+    def set_registers(self, vcpu: int = 0, **values: int) -> None:
         raise TestDefect(_NO_HOST)
 
-    def stats(self) -> Mapping[str, int]:
+    def try_set_registers(self, vcpu: int = 0, **values: int) -> bool:
         raise TestDefect(_NO_HOST)
 
-    def pin(self, cpu: int) -> None:
+    def stats(self, vcpu: int = 0) -> Mapping[str, int]:
+        raise TestDefect(_NO_HOST)
+
+    def pin(self, cpu: int, vcpu: int = 0) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def stop(self) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def cont(self) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def inject_nmi(self) -> None:
         raise TestDefect(_NO_HOST)
 
     def thread_debug_registers(self) -> HostDebugState:
