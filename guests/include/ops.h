@@ -29,6 +29,9 @@
 #define OP_CONTROL      19  /* control registers in one record */
 #define OP_TABLES       20  /* descriptor-table registers and selectors in one record */
 #define OP_NOTE         21  /* x=value: a record that only marks the place */
+#define OP_EXPECT_DR    22  /* a=n, x=expected, y=mask: a record only if DRn holds something else */
+#define OP_COUNTED      23  /* what HANDLER_COUNT counted since the last time, in one record */
+#define OP_USE_TABLES   24  /* a=0 the runtime's GDT and IDT, 1 the second IDT, 2 the second GDT */
 
 #define EXIT_NONE           0
 #define EXIT_CPUID          1
@@ -64,6 +67,7 @@
 #define HANDLER_DISARM      64  /* leave DR7 without enable bits */
 #define HANDLER_REPAIR      128 /* page fault: make the page present and writable, then retry */
 #define HANDLER_RCX         256 /* record rcx instead of rax */
+#define HANDLER_COUNT       512 /* debug exceptions are only counted, see OP_COUNTED */
 
 #define RECORD_RESET        1   /* rip dr0, value dr1, site dr2, next dr3, dr6, dr7, aux cr4, error edx */
 #define RECORD_FEATURES     2   /* value leaf 7 ebx | ecx << 32, aux leaf 80000001 ecx | edx << 32,
@@ -80,6 +84,9 @@
 #define RECORD_TABLES       12  /* rip gdtr base, value idtr base, site gdtr limit | idtr limit << 16 | tr << 32 |
 				   ldtr << 48, next cs | ds << 16 | es << 32 | ss << 48, aux fs | gs << 16 */
 #define RECORD_CPU          13  /* value 1: the processor `aux` runs its part, 0: it did not start, 2: it has ended */
+#define RECORD_MISMATCH     14  /* value what DRn held, aux what it should have held, vector n */
+#define RECORD_COUNTED      15  /* value how many, dr6 bits that any of them had, aux bits that all of them had,
+				   rip of the last one */
 
 #define MODE_LONG           0   /* processor mode, of operations and of interrupted code */
 #define MODE_USER64         1

@@ -76,13 +76,40 @@ resume_fault(const struct context *ctx, struct frame *frame, uint64_t rip, uint6
 	return (1);
 }
 
-/* Records what the processor reported; the return value is that of resume_fault. */
+static void
+fill_record(struct context *ctx, const struct frame *frame, uint64_t rip, uint64_t dr6, uint64_t dr7, uint64_t address)
+{
+	struct record *record = record_new(ctx, RECORD_EXCEPTION);
+
+	record->vector = (uint8_t)frame->vector;
+	record->rip = rip;
+	record->rflags = (uint32_t)frame->rflags;
+	record->error = (uint32_t)frame->error;
+	record->cs = (uint16_t)frame->cs;
+	record->mode = mode_of(frame);
+	record->dr6 = dr6;
+	record->dr7 = dr7;
+	record->value = read_value(ctx);
+	record->aux = (ctx->handler_flags & HANDLER_RCX) ? frame->rcx : frame->rax;
+	if (frame->vector == VECTOR_PF)
+		record->aux = address;
+}
+
+static void
+count(struct context *ctx, uint64_t rip, uint64_t dr6)
+{
+	ctx->dr6_all = ctx->counted == 0 ? dr6 : ctx->dr6_all & dr6;
+	ctx->dr6_any |= dr6;
+	ctx->counted_rip = rip;
+	ctx->counted++;
+}
+
+/* Records (or counts) what the processor reported; the return value is that of resume_fault. */
 static int
-record_exception(struct context *ctx, struct frame *frame)
+take(struct context *ctx, struct frame *frame)
 {
 	uint32_t flags = ctx->handler_flags;
 	uint64_t dr6, dr7, rip = frame->rip, address = 0;
-	struct record *record;
 	int sane = 1;
 
 	if (flags & HANDLER_EXIT_BEFORE)
@@ -95,21 +122,12 @@ record_exception(struct context *ctx, struct frame *frame)
 		force_exits(ctx, ctx->handler_exit, 1);
 	if ((frame->cs & 0xFFFF) == SELECTOR_USER16)
 		rip += LOW_CODE;
-	record = record_new(ctx, RECORD_EXCEPTION);
-	record->vector = (uint8_t)frame->vector;
-	record->rip = rip;
-	record->rflags = (uint32_t)frame->rflags;
-	record->error = (uint32_t)frame->error;
-	record->cs = (uint16_t)frame->cs;
-	record->mode = mode_of(frame);
-	record->dr6 = dr6;
-	record->dr7 = dr7;
-	record->value = read_value(ctx);
-	record->aux = (flags & HANDLER_RCX) ? frame->rcx : frame->rax;
-	if (frame->vector == VECTOR_PF) {
+	if (frame->vector == VECTOR_PF)
 		__asm__ volatile("movq %%cr2, %0" : "=r"(address));
-		record->aux = address;
-	}
+	if (frame->vector == VECTOR_DB && (flags & HANDLER_COUNT))
+		count(ctx, rip, dr6);
+	else
+		fill_record(ctx, frame, rip, dr6, dr7, address);
 	if (frame->vector == VECTOR_DB) {
 		resume_debug(ctx, frame, rip, dr6, dr7);
 		/* The processor sets bits and never clears them; a stale bit would speak for the next event. */
@@ -139,7 +157,7 @@ handle_vector(struct frame *frame)
 	case VECTOR_LEAVE:
 		leave_snippet(frame->rax, ctx->snippet_stack);
 	default:
-		if (record_exception(ctx, frame))
+		if (take(ctx, frame))
 			return;
 		/* Inside a snippet the rest of it is given up; anywhere else nothing sane can follow. */
 		if (ctx->site != 0 && frame->vector != VECTOR_DF)

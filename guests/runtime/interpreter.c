@@ -242,6 +242,15 @@ simple_op(struct context *ctx, const struct op *op, uint32_t nonce)
 	case OP_TABLES:
 		record_tables(ctx);
 		break;
+	case OP_EXPECT_DR:
+		expect_dr(ctx, op->a, op->x, op->y);
+		break;
+	case OP_COUNTED:
+		record_counted(ctx);
+		break;
+	case OP_USE_TABLES:
+		use_tables(op->a);
+		break;
 	case OP_NOTE:
 		record_new(ctx, RECORD_NOTE)->value = op->x;
 		break;

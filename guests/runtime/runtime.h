@@ -50,6 +50,7 @@ struct context {
 	uint8_t cpu;
 	uint32_t handler_flags;
 	volatile uint64_t ticks;
+	uint64_t counted, counted_rip, dr6_any, dr6_all;        /* HANDLER_COUNT */
 	uint64_t first_touch;
 	uint64_t snippet_stack;         /* where leave_snippet returns */
 	volatile uint32_t state;        /* CPU_* */
@@ -115,6 +116,7 @@ void leave_snippet(uint64_t rax, uint64_t stack) __attribute__((noreturn));
 
 /* tables.c */
 void load_tables(unsigned cpu);
+void use_tables(unsigned which);
 void touch_stacks(unsigned cpu);
 void set_data_base(unsigned selector, uint32_t base);
 struct context *current(void);
@@ -139,6 +141,8 @@ void record_captured(struct context *ctx, uint64_t address);
 void record_features(struct context *ctx);
 void record_control(struct context *ctx);
 void record_tables(struct context *ctx);
+void record_counted(struct context *ctx);
+void expect_dr(struct context *ctx, unsigned n, uint64_t expected, uint64_t mask);
 void set_control(unsigned number, uint64_t mask, uint64_t bits);
 /* records.c */
 struct record *record_new(struct context *ctx, unsigned kind);

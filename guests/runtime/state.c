@@ -88,6 +88,53 @@ record_tables(struct context *ctx)
 	record->aux = READ_SELECTOR("movq %%fs, %0") | READ_SELECTOR("movq %%gs, %0") << 16;
 }
 
+/* OP_COUNTED. */
+void
+record_counted(struct context *ctx)
+{
+	struct record *record = record_new(ctx, RECORD_COUNTED);
+
+	record->value = ctx->counted;
+	record->rip = ctx->counted_rip;
+	record->dr6 = ctx->dr6_any;
+	record->aux = ctx->dr6_all;
+	ctx->counted = ctx->counted_rip = ctx->dr6_any = ctx->dr6_all = 0;
+}
+
+static uint64_t
+read_dr(unsigned n)
+{
+	switch (n) {
+	case 0:
+		return (READ_DR(0));
+	case 1:
+		return (READ_DR(1));
+	case 2:
+		return (READ_DR(2));
+	case 3:
+		return (READ_DR(3));
+	case 6:
+		return (READ_DR(6));
+	default:
+		return (READ_DR(7));
+	}
+}
+
+/* OP_EXPECT_DR: silent as long as all is well, so that a loop may look at a register as often as it likes. */
+void
+expect_dr(struct context *ctx, unsigned n, uint64_t expected, uint64_t mask)
+{
+	uint64_t value = read_dr(n);
+	struct record *record;
+
+	if (((value ^ expected) & mask) == 0)
+		return;
+	record = record_new(ctx, RECORD_MISMATCH);
+	record->vector = (uint8_t)n;
+	record->value = value;
+	record->aux = expected;
+}
+
 /* OP_SET_CR: replaces the bits of `mask`. */
 void
 set_control(unsigned number, uint64_t mask, uint64_t bits)

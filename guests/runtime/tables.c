@@ -131,12 +131,26 @@ set_data_base(unsigned selector, uint32_t base)
 	gdt[selector / 8] = clear | (uint64_t)(base & 0xFFFFFF) << 16 | (uint64_t)(base >> 24) << 56;
 }
 
+/* OP_USE_TABLES: 0 the runtime's own, 1 the second IDT, 2 the second GDT. */
+void
+use_tables(unsigned which)
+{
+	struct pointer pointer;
+
+	if (which != 1) {
+		pointer = (struct pointer){ sizeof(gdt) - 1, which == 0 ? (uint64_t)gdt : GDT_SECOND };
+		__asm__ volatile("lgdt %0" : : "m"(pointer));
+	}
+	if (which != 2) {
+		pointer = (struct pointer){ sizeof(idt) - 1, which == 0 ? (uint64_t)idt : IDT_SECOND };
+		__asm__ volatile("lidt %0" : : "m"(pointer));
+	}
+}
+
 /* Loads GDT, IDT and TR of a processor and reloads the segment registers. */
 void
 load_tables(unsigned cpu)
 {
-	struct pointer pointer;
-
 	if (cpu == 0) {
 		set_gates();
 		set_descriptors();
@@ -144,10 +158,7 @@ load_tables(unsigned cpu)
 		/* A former life of this processor left its TSS busy. */
 		set_tss(cpu);
 	}
-	pointer = (struct pointer){ sizeof(gdt) - 1, (uint64_t)gdt };
-	__asm__ volatile("lgdt %0" : : "m"(pointer));
-	pointer = (struct pointer){ sizeof(idt) - 1, (uint64_t)idt };
-	__asm__ volatile("lidt %0" : : "m"(pointer));
+	use_tables(0);
 	__asm__ volatile(
 	    "movw %w0, %%ds; movw %w0, %%es; movw %w0, %%ss; movw %w0, %%fs; movw %w0, %%gs; ltr %w1"
 	    : : "r"(SELECTOR_DATA), "r"(SELECTOR_TSS64 + 16 * cpu) : "memory");

@@ -56,6 +56,19 @@ snippet_nop_loop_next:
 
 	simple add_memory, addq $1, (%rdi)
 
+	/* Ten bytes, three of them on one page and the others on the next. */
+	.section .straddle, "ax"
+	.balign 4096
+	.fill 4096 - 3, 1, 0x90
+	.globl snippet_straddle, snippet_straddle_site, snippet_straddle_next
+snippet_straddle:
+snippet_straddle_site:
+	movabsq	$0x9090909090909090, %rax
+snippet_straddle_next:
+	nop
+	ret
+	.text
+
 	/* An instruction that exits, and beside it one whose `site` is a NOP that follows such an instruction. */
 	.macro exiting name:req, setup:req, insn:req
 	snippet \name

@@ -70,6 +70,8 @@ class BochsConfig:
             f"memory: guest={self.memory}, host={self.memory}",
             f"romimage: file={self.romimage}",
             "display_library: term",
+            # Nobody looks at the screen: no graphics adapter to set up, and few updates.
+            "vga: extension=none, update_freq=1",
             "boot: disk",
             f"com1: enabled=1, mode={serial_mode}, dev={serial_device}",
             f"log: {self.folder / 'bochs.log'}",
@@ -105,7 +107,8 @@ class BochsMachine:
     """
 
     def __init__(self, config: BochsConfig) -> None:
-        program = shutil.which("bochs")
+        # Debian's `bochs` is a shell script that starts `bochs-bin`.
+        program = shutil.which("bochs-bin") or shutil.which("bochs")
         if program is None:
             raise ToolMissing("The emulator 'bochs' is not installed on this machine.", help=_INSTALL)
         self.config = config

@@ -1,12 +1,13 @@
 """Guest programs, their ROM images and the records that come back."""
 
 from harness.guest.program import EndMethod, Handle, Program
-from harness.guest.records import Features, Kind, Mode, Record, Result, decode, has_banner, is_finished, phases
+from harness.guest.records import Counted, Features, Kind, Mode, Record, Result, decode, has_banner, is_finished, phases
 from harness.guest.rom import Rom
 from harness.guest.state import ControlRegisters, DebugRegisters, DescriptorTables
 
 __all__ = [
     "ControlRegisters",
+    "Counted",
     "DebugRegisters",
     "DescriptorTables",
     "EndMethod",

@@ -149,6 +149,13 @@ class Program:
         """Record DR0-3, DR6, DR7 and CR4."""
         return self._add("snapshot", "snapshot of dr0-3, dr6, dr7, cr4")
 
+    def expect_dr(self, n: int, value: int, *, mask: int = _MASK64) -> Handle:
+        """Look at DR``n``; only a difference under ``mask`` leaves a record, so that loops may do this for ever:
+        ``result.mismatches(handle)``."""
+        if n not in (0, 1, 2, 3, 6, 7):
+            raise ProgramInvalid(f"There is no debug register {n} to look at.")
+        return self._add("expect_dr", f"dr{n} should be {value & _MASK64:#x} under {mask:#x}", a=n, x=value, y=mask)
+
     def arm(self, *, dr: int, address: int, type: str, length: int = 1, enable: str = "L", extra: int = 0) -> Handle:
         """Point DR``dr`` at ``address`` and enable it alone; ``extra`` bits are or-ed into DR7."""
         self.set_dr(dr, address)
@@ -262,6 +269,18 @@ class Program:
     def descriptor_tables(self) -> Handle:
         """Record GDTR, IDTR and the selectors: ``result.descriptor_tables(handle)``."""
         return self._add("tables", "descriptor tables")
+
+    def use_tables(self, which: str) -> Handle:
+        """Load GDTR and IDTR: ``own``, or one of ``second_idt`` (INT3 arrives as vector 0x43) and ``second_gdt``
+        (selector 0x58 has a limit of 0xFFF). The second ones stand at fixed addresses and may be changed by poke."""
+        kinds = ("own", "second_idt", "second_gdt")
+        if which not in kinds:
+            raise ProgramInvalid(f"Descriptor tables are {', '.join(kinds)}, not '{which}'.")
+        return self._add("use_tables", f"descriptor tables: {which}", a=kinds.index(which))
+
+    def counted(self) -> Handle:
+        """Record what the handler counted under its flag ``count`` since the last time."""
+        return self._add("counted", "debug exceptions counted")
 
     def note(self, value: int = 0) -> Handle:
         return self._add("note", f"note {value:#x}", x=value)

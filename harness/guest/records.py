@@ -37,6 +37,8 @@ class Kind(IntEnum):
     CONTROL = 11
     TABLES = 12
     CPU = 13
+    MISMATCH = 14
+    COUNTED = 15
 
 
 #: Records that belong to the run and not to one of its operations.
@@ -133,6 +135,15 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """Debug exceptions under the handler's flag ``count``: how many, DR6 bits of any of them and of all of them."""
+
+    count: int
+    dr6_any: int
+    dr6_all: int
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """All records of one complete run, in the order in which they happened."""
 
@@ -202,6 +213,15 @@ class Result:
     def started(self, handle: Handle) -> bool:
         """Whether the processor of a ``processor()`` block ran it; a host may ignore a second INIT."""
         return self._last(handle, Kind.CPU).value == 1
+
+    def counted(self, handle: Handle) -> Counted:
+        """What a ``counted()`` recorded."""
+        record = self._last(handle, Kind.COUNTED)
+        return Counted(record.value, record.dr6, record.aux)
+
+    def mismatches(self, handle: Handle) -> tuple[Record, ...]:
+        """What ``expect_dr`` found wrong: ``value`` observed, ``aux`` expected; empty when all was well."""
+        return tuple(record for record in self.of(handle) if record.kind is Kind.MISMATCH)
 
     def value(self, handle: Handle) -> int:
         """rax behind ``execute(..., result=True)``, or the memory value of ``peek``."""

@@ -241,3 +241,55 @@ def test_a_guest_that_waits_for_ever_is_a_hang(bare: BareSubject) -> None:
     program.sync(1, "memory")
     with pytest.raises(GuestHang):
         bare.run(program, seconds=0.5)
+
+
+def test_long_loops_leave_few_records(bare: BareSubject) -> None:
+    program = Program("counting")
+    watched = program.watched()
+    program.arm(dr=2, address=watched, type="write", length=8)
+    program.handler("count")
+    with program.loop(2000):
+        program.store(watched)
+        right = program.expect_dr(2, watched)
+    counted = program.counted()
+    program.disarm()
+    program.execute("step_loop", 1500)
+    steps = program.counted()
+    wrong = program.expect_dr(2, watched + 1)
+    result = bare.run(program)
+    assert result.exceptions == ()
+    assert (result.counted(counted).count, result.counted(counted).dr6_all & 0xF) == (2000, 0b0100)
+    # Two instructions a pass, and the three that switch stepping off.
+    assert result.counted(steps).count == 2 * 1500 + 3
+    assert result.counted(steps).dr6_any & 0xF == 0
+    assert result.counted(steps).dr6_all & DR6_BS
+    assert result.mismatches(right) == ()
+    (record,) = result.mismatches(wrong)
+    assert (record.value, record.aux) == (watched, watched + 1)
+
+
+def test_second_tables(bare: BareSubject) -> None:
+    program = Program("second tables")
+    program.use_tables("second_idt")
+    moved = program.execute("int3")
+    program.poke(tables.constants()["IDT_SECOND"] + 16 * VECTORS["#BP"] + 5, 1, 0x6E)  # not present
+    absent = program.execute("int3")
+    program.use_tables("own")
+    own = program.execute("int3")
+    program.use_tables("second_gdt")
+    limit = program.execute("lsl", tables.constants()["SELECTOR_DATA64K"], result=True)
+    result = bare.run(program)
+    assert [record.vector for record in result.exceptions_of(moved)] == [0x43]
+    assert [record.vector for record in result.exceptions_of(absent)] == [VECTORS["#NP"]]
+    assert [record.vector for record in result.exceptions_of(own)] == [VECTORS["#BP"]]
+    assert result.value(limit) == 0xFFF
+
+
+def test_an_instruction_across_two_pages(bare: BareSubject) -> None:
+    program = Program("straddle")
+    program.arm_snippet(dr=0, snippet="straddle")
+    across = program.execute("straddle")
+    result = bare.run(program)
+    (record,) = result.exceptions_of(across)
+    assert record.rip == record.site
+    assert record.rip >> 12 != (record.next - 1) >> 12
