@@ -34,7 +34,7 @@ def stop_guest(host: Host, vm: str, process: RemoteProcess) -> str:
     for way, command in ways.items():
         try:
             host.try_change(command, seconds=10)
-            process.wait(Deadline.after(_PATIENCE))
+            process.wait(Deadline.after(_PATIENCE * host.patience))
         except CommandTimeout:
             continue
         return way

@@ -191,6 +191,11 @@ class KernelPrograms:
                 context.err(f"sysctl: {name}={value}: {error}\n")
                 status = 1
                 continue
+            if name == "kern.boot_id":
+                # An opaque value, which sysctl(8) shows only when asked to.
+                if "x" not in flags:
+                    continue
+                text = f"Format: Length:16 Dump:0x{text}"
             context.out(f"{text}\n" if "n" in flags else f"{name}: {text}\n")
         return status
 

@@ -13,6 +13,7 @@ import paramiko
 from harness.emulated.host import EmulatedHost
 from harness.emulated.shell import Context
 from harness.emulated.streams import Function
+from harness.errors import EmulatorFailed
 
 USER = "root"
 #: A channel's write blocks until the client reads; a client that is gone must not block for ever.
@@ -82,6 +83,8 @@ class SshServer:
         self.pending: dict[paramiko.Channel, str] = {}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        #: Channels of commands that a dead kernel left without an answer; held, or they would close by themselves.
+        self._silent: list[paramiko.Channel] = []
         self.refuse = False
         threading.Thread(target=self._accept, name="sshd", daemon=True).start()
 
@@ -91,6 +94,7 @@ class SshServer:
                 transport.sock.close()
                 transport.close()
         self._transports.clear()
+        self._silent.clear()
 
     def close(self) -> None:
         self._listener.close()
@@ -137,6 +141,9 @@ class SshServer:
         try:
             status = self._host.shell.run_text(command, context)
             channel.send_exit_status(status)
+        except EmulatorFailed:
+            # The kernel is gone: a host without one says nothing more, not even that the command ended.
+            self._silent.append(channel)
         except (OSError, BrokenPipeError, EOFError):
             # The client went away, or the host did: nobody is there to be told.
             pass
@@ -144,7 +151,7 @@ class SshServer:
             self._host.log(f"vmmcheck-emulated: internal error in '{command[:80]}': {error!r}")
             with suppress(OSError):
                 channel.send_exit_status(70)
-        finally:
+        if channel not in self._silent:
             with suppress(OSError, EOFError):
                 channel.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.errors import FactsMismatch, HostUnready, UnexpectedAnswer
-from harness.hosts.host import Host
+from harness.hosts.host import SLOW, Host
 
 _VMM_NAMES = (
     "svm.vmcb_clean", "svm.num_asids", "svm.features", "vmx.initialized", "vmx.cap.unrestricted_guest",
@@ -27,7 +27,7 @@ _QUESTIONS = {
     "vm_guest": "sysctl -n kern.vm_guest",
     "securelevel": "sysctl -n kern.securelevel",
     "origin": "cat /var/run/dmesg.boot 2>/dev/null | grep Origin= || dmesg | grep Origin=",
-    "hashes": "sha256 /boot/kernel/kernel /boot/kernel/vmm.ko /usr/sbin/bhyve /usr/sbin/bhyvectl",
+    "hashes": "sha256 /boot/kernel/vmm.ko /usr/sbin/bhyve /usr/sbin/bhyvectl /usr/lib/libvmmapi.so*",
     "vmm": VMM_COMMAND,
     "dumpdev": "sysctl -n kern.shutdown.dumpdevname",
     "space": "df -k /root",
@@ -103,7 +103,7 @@ class Facts:
 
 def collect_facts(host: Host) -> Facts:
     """One round trip."""
-    answers = host.ask(_QUESTIONS)
+    answers = host.ask(_QUESTIONS, seconds=SLOW)
     # A command that failed (no such sysctl, no such file) has told no fact, except where part of it worked.
     kept = {
         name: one.text.strip() if one.status == 0 or name in ("hashes", "vmm") else "" for name, one in answers.items()

@@ -19,8 +19,9 @@ SLOW = 60.0
 FOLDER = "/root/.vmmcheck"
 #: Status by which a guarded command says that the host is not ours any more.
 FENCED = 98
-#: Prints what changes at every boot: an identifier, or on releases without it the time of the boot.
-BOOT_COMMAND = "sysctl -n kern.boot_id 2>/dev/null || sysctl -n kern.boottime"
+#: Prints what changes at every boot: an identifier (opaque, so only -x shows it), or on releases without it the
+#: time of the boot.
+BOOT_COMMAND = "sysctl -nx kern.boot_id 2>/dev/null || sysctl -n kern.boottime"
 #: Seconds by which the time of a boot may seem to move when the clock is set.
 BOOTTIME_TOLERANCE = 5
 
@@ -44,8 +45,9 @@ class Boot:
 
 def parse_boot(text: str) -> Boot:
     """Output of :data:`BOOT_COMMAND`; raises :class:`UnexpectedAnswer`."""
-    if re.fullmatch(r"[0-9a-f]{32}", text):
-        return Boot(id=text)
+    opaque = re.fullmatch(r"Format:\s*Length:16 Dump:0x([0-9a-f]{32})", text)
+    if opaque:
+        return Boot(id=opaque[1])
     match = re.match(r"\{ sec = (\d+), usec = \d+ \}", text)
     if match:
         return Boot(seconds=int(match[1]))
@@ -59,8 +61,10 @@ class Host:
     ours (see :mod:`harness.lab.lease`).
     """
 
-    def __init__(self, transport: Transport, folder: str = FOLDER) -> None:
+    def __init__(self, transport: Transport, folder: str = FOLDER, *, patience: float = 1.0) -> None:
         self.transport = transport
+        #: Multiplies every limit.
+        self.patience = patience
         self.folder = folder
         self.guard = ""
 
@@ -68,7 +72,7 @@ class Host:
 
     def run(self, command: str, *, stdin: bytes = b"", seconds: float = QUICK) -> CommandResult:
         """Run a command that changes nothing, whatever its status."""
-        return self.transport.run(command, stdin=stdin, deadline=Deadline.after(seconds))
+        return self.transport.run(command, stdin=stdin, deadline=Deadline.after(seconds * self.patience))
 
     def check(self, command: str, *, stdin: bytes = b"", seconds: float = QUICK) -> CommandResult:
         """The same, when the harness needs it to work; raises :class:`CommandFailed` for a nonzero status."""
@@ -102,7 +106,7 @@ class Host:
         """
         framed = Framed(commands)
         script = framed.script()
-        whole = self.transport.run(script, deadline=Deadline.after(seconds), record=False)
+        whole = self.transport.run(script, deadline=Deadline.after(seconds * self.patience), record=False)
         answers = framed.parse(whole.stdout, whole.started, whole.seconds)
         for one in answers.values():
             self.transport.recorder.add_command(one.command, one.status, one.stdout, b"", one.started, one.seconds)

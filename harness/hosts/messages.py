@@ -19,20 +19,21 @@ _TAG = "vmmcheck"
 def mark_command(mark: str) -> str:
     """Write ``mark`` to the kernel's message buffer and console, so that a panic's log tells its own item.
 
-    Priority ``user.err`` is what FreeBSD's syslog.conf sends to the console, and the console's output is in dmesg.
+    Priority ``user.err`` is what FreeBSD's syslog.conf sends to the console, and the console's output is in the message
+    buffer, where ``dmesg -a`` shows it.
     """
     return f"logger -p user.err -t {_TAG} {shlex.quote(f'BEGIN {mark}')}"
 
 
 #: Prints the end of the message buffer: more than an ordinary item leaves there.
-TAIL_COMMAND = "dmesg | tail -n 40"
+TAIL_COMMAND = "dmesg -a | tail -n 40"
 
 
 def since(text: str, mark: str) -> list[str]:
-    """Lines behind ``mark``; all of them when the mark is not among them."""
+    """Lines behind ``mark``; none when the mark is not there, as then nobody can say whose they are."""
     lines = text.splitlines()
     at = max((number for number, line in enumerate(lines) if f"BEGIN {mark}" in line), default=-1)
-    return [line for line in lines[at + 1 :] if line.strip()]
+    return [line for line in lines[at + 1 :] if line.strip()] if at >= 0 else []
 
 
 def complaints(lines: list[str]) -> list[str]:

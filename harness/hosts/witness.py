@@ -43,8 +43,9 @@ def _number(text: str) -> int:
 class RunningSentinel:
     """A vmmwitness sentinel that touches its variable until :meth:`stop`."""
 
-    def __init__(self, process: RemoteProcess, address: int) -> None:
+    def __init__(self, process: RemoteProcess, address: int, seconds: float) -> None:
         self._process = process
+        self._seconds = seconds
         self.address = address
         self._report: SentinelReport | None = None
 
@@ -52,7 +53,7 @@ class RunningSentinel:
         """End it and return what it saw."""
         if self._report is None:
             self._process.close_stdin()
-            text = self._process.wait(Deadline.after(30)).text
+            text = self._process.wait(Deadline.after(self._seconds)).text
             values = {name: int(value, 0) for name, value in _PAIR.findall(text)}
             try:
                 counts = [values[name] for name in ("touches", "hits", "foreign")]
@@ -99,14 +100,14 @@ class Witness:
         registers = show_state(pattern or HostDebugState(), separator=",", debugctl=False)
         options = f"--cpu {cpu} --dr {registers}" + (" --watch" if watch else "")
         command = f"{self._host.folder}/vmmwitness sentinel {options}"
-        process = self._host.transport.start(command, deadline=Deadline.after(20))
-        deadline = Deadline.after(20)
+        deadline = Deadline.after(20 * self._host.patience)
+        process = self._host.transport.start(command, deadline=deadline)
         while b"\n" not in process.stdout and process.read(deadline) and not deadline.expired():
             pass
         match = re.match(rb"address=(0x[0-9a-f]+)\n", process.stdout)
         if match is None:
             raise UnexpectedAnswer(f"The sentinel did not start: {process.stdout!r} {process.stderr!r}.")
-        running = RunningSentinel(process, int(match[1], 16))
+        running = RunningSentinel(process, int(match[1], 16), 30 * self._host.patience)
         try:
             yield running
         finally:

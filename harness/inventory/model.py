@@ -85,12 +85,16 @@ class Crash(Strict):
 
 class Timeouts(Strict):
     """Seconds. ``connect`` for the first connection, ``comeback`` until a host that went down by itself answers
-    again, ``boot`` after power was switched on, ``lease`` to wait for somebody else's run to end."""
+    again, ``boot`` after power was switched on, ``lease`` to wait for somebody else's run to end.
+
+    ``patience`` multiplies the limit of every command and guest: a FreeBSD that itself runs in an emulator needs it.
+    """
 
     connect: Seconds = 30.0
     comeback: Seconds = 600.0
     boot: Seconds = 900.0
     lease: Seconds = 60.0
+    patience: Annotated[float, Field(ge=1, le=100, strict=False)] = 1.0
 
     @model_validator(mode="after")
     def _nested(self) -> Timeouts:

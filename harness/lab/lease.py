@@ -90,7 +90,7 @@ class Lease:
                 nameless = nameless or Deadline.after(_NAMELESS, self._clock)
                 if nameless.expired():
                     self._host.run(f"test -s {self._path('run')} || rm -rf {shlex.quote(self._folder)}")
-                self._clock.sleep(0.1)
+                self._clock.sleep(1.0)
                 continue
             if other.run == self._run:
                 # A worker of this very run died and this one takes its place.

@@ -16,7 +16,7 @@ from harness.lab.power import Power, SimulatedPower
 from harness.transport import Endpoint, PrivateKey, key_from_file, key_from_text, keys_from_agent
 
 #: An emulated host boots in a second or two.
-EMULATED_TIMEOUTS = Timeouts(connect=10, comeback=20, boot=60, lease=10)
+EMULATED_TIMEOUTS = Timeouts(connect=15, comeback=20, boot=60, lease=0.1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from harness.lab.reach import reach_of
 from harness.recording import NullRecorder, Recorder
 from harness.subjects import Platform, Subject
 from harness.subjects.bhyve import BhyveSubject
-from harness.timing import Deadline
+from harness.timing import CLOCK, Deadline
 from harness.transport import SshTransport
 
 #: Climbs of the recovery ladder before a host is given up.
@@ -87,8 +87,7 @@ class SshSession:
     # --- connection and provisioning -----------------------------------------------------------------------
 
     def open(self) -> dict[str, Any]:
-        host = self._connect(Deadline.after(self._reach.timeouts.connect))
-        self._host = host
+        host = self._host = self._first_connection(Deadline.after(self._reach.timeouts.connect))
         self._boot = host.boot()
         lease = Lease(host, self._run)
         broken = lease.take(self._boot, Deadline.after(self._reach.timeouts.lease))
@@ -100,11 +99,21 @@ class SshSession:
         more = {"boot_id": str(self._boot), "defects": self._defects, "broke_lease_of": broken}
         return facts_for_report(self.platform, prepared, more)
 
+    def _first_connection(self, deadline: Deadline) -> Host:
+        """A host may be about to come up; whoever refuses us or is another one is told at once."""
+        while True:
+            try:
+                return self._connect(deadline)
+            except SshUnreachable:
+                if deadline.expired():
+                    raise
+                CLOCK.sleep(min(0.5, deadline.remaining()))
+
     def _connect(self, deadline: Deadline) -> Host:
         transport = SshTransport.connect(
             self.platform.alias, self._reach.endpoint, deadline=deadline, become=self._reach.become
         )
-        return Host(transport)
+        return Host(transport, patience=self._reach.timeouts.patience)
 
     @property
     def _connected(self) -> Host:
@@ -119,6 +128,11 @@ class SshSession:
         self._subject = BhyveSubject(self.platform, host, testdev=prepared.facts.has_testdev)
         self._console_before = self._console()
         return prepared
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection still stands, as far as this side knows."""
+        return self._host is not None and self._host.transport.alive()
 
     # --- around an item -----------------------------------------------------------------------------------------
 

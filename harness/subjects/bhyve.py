@@ -56,7 +56,7 @@ class BhyveGuest:
         self._name = name
         self._script = script
         self._done = done
-        self._deadline = Deadline.after(seconds)
+        self._deadline = Deadline.after(seconds * host.patience)
         self._result: Result | None = None
         self._finished: Finished | None = None
         self._pid = ""
@@ -118,7 +118,7 @@ class BhyveGuest:
     def _wait(self) -> Finished:
         """The end of the script: bhyve ended, its VM was removed, the host was looked at."""
         if self._finished is None:
-            left = Deadline.after(self._deadline.remaining() + _CLEARING)
+            left = Deadline.after(self._deadline.remaining() + _CLEARING * self._host.patience)
             done = self._process.wait(left)
             self._recorder.add_file(self._evidence("console.raw"), done.stdout)
             self._finished = self._script.read(done, self._recorder)
@@ -221,6 +221,11 @@ class BhyveSubject:
     @property
     def host(self) -> HostActions:
         return self._witness
+
+    @property
+    def channels(self) -> int:
+        """Round trips to the host so far."""
+        return self._host.transport.channels
 
     def fresh_view(self) -> HostView | None:
         """The host as the last guest's script saw it, if nothing was done there since."""

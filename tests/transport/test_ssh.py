@@ -14,7 +14,7 @@ from harness.errors import CommandTimeout, HostKeyMismatch, SshAuthFailed, SshLo
 from harness.recording import NullRecorder
 from harness.timing import Deadline
 from harness.transport import Endpoint, Framed, SshTransport, key_from_file, key_from_text, shown_key
-from tests.transport.conftest import Sshd
+from tests.sshd import Sshd
 
 
 class Kept(NullRecorder):
