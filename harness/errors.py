@@ -141,6 +141,20 @@ class ProgramInvalid(TestDefect):
     code = "TEST-PROGRAM-INVALID"
 
 
+class CollectionFailed(TestDefect):
+    """A module of the suites could not be collected: what it would have shown is unknown."""
+
+    code = "TEST-COLLECTION"
+    help = "Correct the module; 'pytest --collect-only' on it shows the whole error."
+
+
+class NoCase(TestDefect):
+    """A test that no case is declared for failed: no requirement stands behind it."""
+
+    code = "TEST-NO-CASE"
+    help = "Declare it with @case, or move it out of the suites."
+
+
 class GuestSilent(TestDefect):
     """The guest never printed its banner although its host is healthy."""
 
@@ -246,6 +260,7 @@ class NotStarted(InfraError):
     """Planned, never started: host lost, limit reached, or run cancelled."""
 
     code = "INFRA-NOT-STARTED"
+    help = "Run these cells again, once what kept them from running is out of the way."
 
 
 # --- configuration --------------------------------------------------------------------------------

@@ -15,12 +15,19 @@ ROOT = Path(__file__).resolve().parents[2]
 @click.option("--lab", type=click.Path(path_type=Path), default=Path("labs/emulated.toml"), show_default=True,
               help="Inventory of the hosts.")  # fmt: skip
 @click.option("--host", multiple=True, metavar="ALIAS", help="Only this host (repeatable).")
+@click.option("--hosts", default="", metavar="EXPR", help="Only hosts for which this holds: 'vendor == amd'.")
 @click.option("--case", multiple=True, metavar="GLOB", help="Only cases such as DAT-01 or 'DAT-*' (repeatable).")
 @click.option("--priority", type=int, default=0, metavar="N", help="Only cases of priority 1 to N.")
 @click.option("--run-dir", default="runs", show_default=True, help="Where run folders are made.")
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def run(
-    lab: Path, host: tuple[str, ...], case: tuple[str, ...], priority: int, run_dir: str, pytest_args: tuple[str, ...]
+    lab: Path,
+    host: tuple[str, ...],
+    hosts: str,
+    case: tuple[str, ...],
+    priority: int,
+    run_dir: str,
+    pytest_args: tuple[str, ...],
 ) -> None:
     """Run the suites against the hosts of a lab.
 
@@ -33,6 +40,7 @@ def run(
     """
     words = [f"--lab={lab.resolve()}", f"--run-dir={Path(run_dir).resolve()}", f"--priority={priority}"]
     words += [f"--host={alias}" for alias in host] + [f"--case={pattern}" for pattern in case]
+    words += [f"--hosts={hosts}"] if hosts else []
     has_target = any(word.startswith("suites") for word in pytest_args)
     os.chdir(ROOT)
     raise SystemExit(pytest.main([*([] if has_target else ["suites"]), "-q", *words, *pytest_args]))

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from harness.errors import ConfigError
+from harness.redaction import keep_secret
 
 #: Seconds that a command may take to tell a secret.
 COMMAND_SECONDS = 30
@@ -74,7 +75,7 @@ def read_secret(env: str | None, file: str | None, command: list[str] | None) ->
     if env is not None:
         if env not in os.environ:
             raise ConfigError(f"The environment variable '{env}' that the inventory refers to is not set.")
-        return SecretStr(os.environ[env])
+        return _kept(os.environ[env])
     if file is not None:
         path = Path(file).expanduser()
         try:
@@ -84,7 +85,7 @@ def read_secret(env: str | None, file: str | None, command: list[str] | None) ->
             raise ConfigError(f"The secret file '{path}' cannot be read: {error.strerror}.") from None
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigError(f"The secret file '{path}' is open to others (mode {stat.S_IMODE(mode):o}); use 600.")
-        return SecretStr(text.strip())
+        return _kept(text.strip())
     assert command is not None, "one of the three is set"
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS)
@@ -92,4 +93,9 @@ def read_secret(env: str | None, file: str | None, command: list[str] | None) ->
         raise ConfigError(f"The secret command '{command[0]}' could not be run: {type(error).__name__}.") from None
     if done.returncode != 0:
         raise ConfigError(f"The secret command '{command[0]}' failed with status {done.returncode}.")
-    return SecretStr(done.stdout.strip())
+    return _kept(done.stdout.strip())
+
+
+def _kept(value: str) -> SecretStr:
+    keep_secret(value)
+    return SecretStr(value)

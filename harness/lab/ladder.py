@@ -45,17 +45,29 @@ class Rung(IntEnum):
 
 
 class Ladder:
-    """Climbs for one host. ``connect`` makes a new connection before its deadline, or raises."""
+    """Climbs for one host.
+
+    ``connect`` makes a new connection before its deadline, or raises; ``console`` gives the host's console as far as
+    it was recorded, which is kept in :attr:`last_words` before the power is cut.
+    """
 
     def __init__(
-        self, name: str, connect: Callable[[Deadline], Host], power: Power | None, timeouts: Timeouts, log: Path | None
+        self,
+        name: str,
+        connect: Callable[[Deadline], Host],
+        power: Power | None,
+        timeouts: Timeouts,
+        log: Path | None,
+        console: Callable[[], str],
     ) -> None:
         self._name = name
         self._connect = connect
         self._power = power
         self._timeouts = timeouts
         self._log = log
+        self._console = console
         self.climbs = 0
+        self.last_words = ""
 
     def note(self, rung: Rung, **data: Any) -> None:
         """Write down what is about to be done: a controller that dies on the way has said where it was."""
@@ -82,12 +94,14 @@ class Ladder:
 
         Raises :class:`SshUnreachable`, :class:`PowerFailed`.
         """
+        self.last_words = ""
         self.note(Rung.RECONNECT, seconds=self._timeouts.comeback)
         host = self._reconnect(self._timeouts.comeback)
         if host is not None:
             return host, False
         if self._power is None:
             raise SshUnreachable(f"'{self._name}' does not answer and the inventory names no power control for it.")
+        self.last_words = self._console()
         self.note(Rung.POWER)
         self._power.cycle()
         host = self._reconnect(self._timeouts.boot)

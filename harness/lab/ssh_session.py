@@ -71,7 +71,7 @@ class SshSession:
         self._provisioning = Provisioning(self.platform, entry, defects)
         self._defects = list(defects)
         log = self._folder / "ladder.jsonl" if self._folder is not None else None
-        self._ladder = Ladder(alias, self._connect, self._reach.power, self._reach.timeouts, log)
+        self._ladder = Ladder(alias, self._connect, self._reach.power, self._reach.timeouts, log, self._console)
         self._crash = CrashFolder(self._reach.crash)
         self._recorder: Recorder = NullRecorder()
         self._host: Host | None = None
@@ -280,9 +280,10 @@ class SshSession:
         name, folder = self.platform.alias, self._folder / "crash" if self._folder is not None else None
         prefix = str(self._ladder.climbs)
         trace = self._crash.collect(self._connected, folder, prefix)
-        console = self._console()
-        shown = new_text(self._console_before, console)
-        if folder is not None and console:
+        # What was said before the power was cut, and since: a log may have been begun anew meanwhile.
+        before, after = self._ladder.last_words, self._console()
+        shown = new_text(self._console_before, before) + new_text(before or self._console_before, after)
+        if folder is not None and shown:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{prefix}-console.log").write_text(shown, encoding="utf-8")
         panic = trace.panic or panic_text(shown)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
 from collections import deque
 from dataclasses import replace
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import VmmcheckError, WorkerDied
+from harness.errors import CollectionFailed, NoCase, NotStarted, TestDefect, VmmcheckError, WorkerDied
 from harness.inventory.load import dump_host
 from harness.lab import Launcher, platform_of
 from harness.plugin.collection import PLAN
@@ -21,12 +23,12 @@ from harness.plugin.options import LAB, worker_input
 from harness.plugin.progress import Progress, summarize
 from harness.plugin.scheduler import HostScheduler
 from harness.report import write_reports
-from harness.results import Cell, CellPlan, Run
-from harness.results.run import exit_code
+from harness.results import Cell, CellPlan, CellRecorder, Outcome, Run, judge
+from harness.results.run import cell_folder, exit_code
 from harness.verdicts import Verdict
 
 #: pytest's own exit codes that must not be replaced by a verdict.
-_KEPT = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR)
+_KEPT = (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR)
 
 
 class Controller:
@@ -42,6 +44,7 @@ class Controller:
         self._progress = Progress(
             {alias: platform_of(alias, host).heading for alias, host in lab.hosts.items()}, sys.stderr
         )
+        self._interrupted = False
         self._run: Run | None = None
         #: alias -> (nodeid, wall-clock start) of the item that runs now.
         self._running: dict[str, tuple[str, float]] = {}
@@ -56,6 +59,9 @@ class Controller:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Before xdist starts its workers: the run folder, and the hosts that we start ourselves."""
+        # A job that is cancelled gets SIGTERM: it ends as with Ctrl-C, with reports.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         lab = self._config.stash[LAB]
         option = self._config.option
         # Our own summary names what failed and where its evidence is; pytest's would say it again, at length.
@@ -105,6 +111,27 @@ class Controller:
         self.run.add_plan(plans)
         self._progress.planned(self.run.plan.values())
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A module that cannot be collected plans nothing, so that nothing else would miss it."""
+        if report.failed:
+            # xdist tells an error once, whichever workers met it.
+            for alias in self._config.stash[LAB].hosts:
+                self._unplanned(report, alias, CollectionFailed)
+
+    def _unplanned(self, report: pytest.CollectReport | pytest.TestReport, alias: str, error: type[TestDefect]) -> None:
+        """Give a failure that belongs to no planned cell a cell of its own: it must not be lost, nor be green."""
+        platform = platform_of(alias, self._config.stash[LAB].hosts[alias])
+        said = [line for line in report.longreprtext.splitlines() if line.strip()] or ["it said nothing"]
+        message = next((line for line in reversed(said) if line.startswith("E ")), said[-1]).removeprefix("E ").strip()
+        plan = CellPlan(
+            f"{report.nodeid}@{alias}", report.nodeid, "(no case)",
+            "Every test of the suites can be run and belongs to a case.",
+            alias, platform.heading, platform.vendor, platform.kind,
+        )  # fmt: skip
+        self._planned([plan])
+        broken = Outcome(Verdict.ERROR, error.code, message, error.help)
+        self._add(judge(plan, [broken], started=time.time(), duration=0, evidence=""))
+
     # --- while it runs -------------------------------------------------------------------------------------
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -116,22 +143,14 @@ class Controller:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         data: dict[str, Any] | None = getattr(report, "vmmcheck_cell", None)
         plan = self.run.plan.get(report.nodeid)
+        if plan is None and report.failed:
+            # A test without a case has no host in its id; xdist tells which worker ran it.
+            node = getattr(report, "node", None)
+            alias = node.workerinput["vmmcheck_host"] if node is not None else next(iter(self._config.stash[LAB].hosts))
+            self._unplanned(report, alias, NoCase)
         if data is None or plan is None:
             return
-        self._add(
-            Cell(
-                plan,
-                Verdict(data["verdict"]),
-                Verdict(data["raw"]),
-                data["code"],
-                data["message"],
-                data["help"],
-                data["expectation"],
-                data["started"],
-                data["duration"],
-                data["evidence"],
-            )
-        )
+        self._add(Cell.from_dict(plan, data))
 
     def _add(self, cell: Cell) -> None:
         self.run.add(cell)
@@ -155,12 +174,38 @@ class Controller:
         started = self._running.get(plan.host, ("", time.time()))[1]
         message = f"The worker process of host '{plan.host}' died while this item ran."
         self.run.event("worker_died", host=plan.host, nodeid=crashitem)
-        self._add(
-            Cell(
-                plan, Verdict.INFRA, Verdict.INFRA, WorkerDied.code, message, WorkerDied.help, "",
-                started, time.time() - started,
-            )
-        )  # fmt: skip
+        died = Outcome(Verdict.INFRA, WorkerDied.code, message, WorkerDied.help)
+        self._add(self._close_evidence(plan, died, started))
+
+    def _collect_what_was_cut(self) -> None:
+        """Cells whose report did not reach us before the end: the workers are gone, their evidence says how far.
+
+        An item that was judged has its verdict in the evidence; one with evidence only had been running.
+        """
+        started = dict(self._running.values())
+        for plan in [plan for nodeid, plan in self.run.plan.items() if nodeid not in self.run.cells]:
+            folder = self.run.folder / cell_folder(plan.test, plan.host)
+            verdict = folder / "verdict.json"
+            if verdict.exists() and (folder / "manifest.json").exists():
+                self._add(Cell.from_dict(plan, json.loads(verdict.read_text(encoding="utf-8"))))
+            elif plan.nodeid in started or folder.is_dir():
+                message = "The run ended while this cell ran: it has no answer."
+                cut = Outcome(Verdict.NOT_RUN, NotStarted.code, message, NotStarted.help)
+                self._add(self._close_evidence(plan, cut, started.get(plan.nodeid, time.time())))
+
+    def _close_evidence(self, plan: CellPlan, outcome: Outcome, started: float) -> Cell:
+        """The cell of an item that nobody else can finish, with verdict and checksums for what it wrote so far."""
+        name = cell_folder(plan.test, plan.host)
+        folder = self.run.folder / name
+        evidence = name if folder.is_dir() else ""
+        # No expectation applies: it speaks of what the hypervisor did, which is not known.
+        known = replace(plan, expected=())
+        cell = replace(
+            judge(known, [outcome], started=started, duration=time.time() - started, evidence=evidence), plan=plan
+        )
+        if evidence:
+            CellRecorder(folder).finish({**cell.as_dict(), "rule": plan.rule, "references": list(plan.references)})
+        return cell
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
@@ -168,8 +213,13 @@ class Controller:
         if facts:
             self.run.hosts.update(json.loads(facts))
 
-    def pytest_keyboard_interrupt(self) -> None:
-        self._stop_reason = "The run was interrupted before this cell was started."
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """By a person, or by pytest itself (-x, a module that cannot be collected): that is a verdict's to tell."""
+        self._interrupted = excinfo.type in (KeyboardInterrupt, pytest.exit.Exception) or (
+            "keyboard-interrupt" in str(excinfo.value)
+        )
+        if self._interrupted:
+            self._stop_reason = "The run was interrupted before this cell was started."
 
     # --- end ---------------------------------------------------------------------------------------------------
 
@@ -183,9 +233,15 @@ class Controller:
             self.run.hosts.update(runner.facts)
         for alias, facts in self._launcher.stop().items():
             self.run.hosts.setdefault(alias, {}).update(facts)
+        self._collect_what_was_cut()
         self.run.complete(self._stop_reason)
         if exitstatus not in _KEPT:
-            session.exitstatus = exit_code(self.run.totals())
+            code = exit_code(self.run.totals())
+            if self._interrupted:
+                code = int(pytest.ExitCode.INTERRUPTED)
+            elif code == 0 and exitstatus == pytest.ExitCode.MAX_WARNINGS_ERROR:
+                code = int(exitstatus)
+            session.exitstatus = code
         self.run.finish(int(session.exitstatus))
         write_reports(self.run)
 

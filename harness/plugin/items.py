@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import HostLost, VmmcheckError
+from harness.errors import HostLost, NotStarted, VmmcheckError
 from harness.expect import recording
 from harness.lab import HostSession, open_session
 from harness.plugin.collection import PLAN
@@ -101,9 +101,11 @@ class ItemRunner:
         return self._config.stash[LAB]
 
     def _session(self, alias: str) -> HostSession:
-        """The open session of a host. A host that could not be opened stays so: the first cause is told again."""
+        """The open session of a host. A host that was lost stays lost: one cell tells of it, the rest is not run."""
         if alias in self._broken:
-            raise self._broken[alias]
+            first = self._broken[alias]
+            cause = first.message if isinstance(first, VmmcheckError) else str(first)
+            raise NotStarted(f"Host '{alias}' was lost before: {cause}", help=getattr(first, "help", None))
         if alias not in self._sessions:
             try:
                 host, reach = self._lab.hosts[alias], self._lab.reach.get(alias, {})
@@ -157,13 +159,16 @@ def _show_expectation(report: pytest.TestReport, plan: CellPlan, outcome: Outcom
 
 
 def _outcome(report: pytest.TestReport, call: pytest.CallInfo[None]) -> Outcome:
+    if hasattr(report, "wasxfail") and call.excinfo is not None:
+        # pytest's own xfail knows no codes: what is predicted is declared with the case.
+        return outcome_of(call.excinfo.value)
     if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         return Outcome(Verdict.SKIP, "", reason.removeprefix("Skipped: "))
     if call.excinfo is None:
         return Outcome(Verdict.PASS)
     error = call.excinfo.value
-    if isinstance(error, pytest.fail.Exception) and "Timeout" in str(error):
+    if isinstance(error, pytest.fail.Exception) and str(error).startswith("Timeout (>"):
         message = f"The item did not end within its limit: {str(error).splitlines()[0]}."
         return Outcome(Verdict.INFRA, "INFRA-ITEM-TIMEOUT", message, "See the last command in commands.jsonl.")
     return outcome_of(error)

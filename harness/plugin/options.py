@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from harness.inventory import Host, load_inventory, select_hosts
+from harness.errors import NoHosts
+from harness.inventory import Host, hosts_matching, load_inventory, select_hosts
 from harness.inventory.load import dump_host
 
 
@@ -33,6 +34,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("vmmcheck", "bhyve conformance")
     group.addoption("--lab", metavar="FILE", help="inventory of the hosts (labs/emulated.toml needs no hardware)")
     group.addoption("--host", action="append", default=[], metavar="ALIAS", help="only this host (repeatable)")
+    group.addoption("--hosts", default="", metavar="EXPR", help="only hosts for which this holds: 'vendor == amd'")
     group.addoption(
         "--case", action="append", default=[], metavar="GLOB", help="only cases such as DAT-01 or 'DAT-*' (repeatable)"
     )
@@ -60,7 +62,14 @@ def read_lab(config: pytest.Config) -> LabConfig | None:
     if not config.option.lab:
         return None
     inventory = load_inventory(Path(config.option.lab))
-    return LabConfig(inventory.lab, select_hosts(inventory, config.option.host), None, {}, tuple(config.option.defect))
+    hosts = select_hosts(inventory, config.option.host)
+    expression: str = config.option.hosts
+    if expression:
+        matching = hosts_matching(inventory, expression)
+        hosts = {alias: host for alias, host in hosts.items() if alias in matching}
+        if not hosts:
+            raise NoHosts(f"None of the hosts named with --host matches '{expression}'.", help="Leave one of both out.")
+    return LabConfig(inventory.lab, hosts, None, {}, tuple(config.option.defect))
 
 
 def worker_input(lab: LabConfig, alias: str, run_dir: Path) -> str:

@@ -74,17 +74,26 @@ class Progress:
         self._last = now
         width = os.get_terminal_size(self._stream.fileno()).columns
         up = f"\x1b[{self._drawn}F" if self._drawn else ""
-        lines = [self._line(alias)[: width - 1 if not self._color else None] for alias in self._done]
+        lines = [self._line(alias, width=width - 1) for alias in self._done]
         self._stream.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
         self._stream.flush()
         self._drawn = len(lines)
 
-    def _line(self, alias: str, *, brief: bool = False) -> str:
+    def _line(self, alias: str, *, brief: bool = False, width: int = 0) -> str:
+        """One host's line. What does not fit into ``width`` is cut: a line that wraps cannot be redrawn."""
         done = self._done[alias]
-        counts = "  ".join(self._paint(verdict, f"{done[verdict]} {verdict}") for verdict in Verdict if done[verdict])
-        text = f"[{alias} {done.total()}/{self._planned[alias]}] {time.monotonic() - self._began:5.1f} s  {counts}"
-        current = self._current.get(alias, "")
-        return text if brief or not current else f"{text}  {current[:60]}"
+        head = f"[{alias} {done.total()}/{self._planned[alias]}] {time.monotonic() - self._began:5.1f} s"
+        pieces: list[tuple[Verdict | None, str]] = [(None, head)]
+        pieces += [(verdict, f"  {done[verdict]} {verdict}") for verdict in Verdict if done[verdict]]
+        if not brief:
+            pieces.append((None, f"  {self._current.get(alias, '')[:60]}".rstrip()))
+        left = width or sum(len(text) for _, text in pieces)
+        line = ""
+        for verdict, text in pieces:
+            shown = text[:left]
+            left -= len(shown)
+            line += self._paint(verdict, shown) if verdict is not None and shown else shown
+        return line
 
     def _paint(self, verdict: Verdict, text: str) -> str:
         return f"\x1b[{_COLOR[verdict]}m{text}\x1b[0m" if self._color else text

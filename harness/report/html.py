@@ -83,7 +83,17 @@ def _row(case: str, cells: list[Cell], hosts: list[str]) -> dict[str, Any]:
         "references": list(dict.fromkeys(name for cell in cells for name in cell.plan.references)),
         "folded": [_fold(by_host[host]) for host in hosts],
         "variants": [(name, [found.get(host) for host in hosts]) for name, found in variants.items()],
-        "worst": worst(cell.verdict for cell in cells),
+        # What the filter finds beside the rule: functions, verdicts and codes, each once.
+        "found": " ".join(sorted(_words(cells))),
+    }
+
+
+def _words(cells: list[Cell]) -> set[str]:
+    return {
+        word
+        for cell in cells
+        for word in (cell.plan.test.rpartition("::")[2].partition("[")[0], cell.verdict.value, cell.code)
+        if word
     }
 
 

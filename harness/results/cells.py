@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from harness.errors import ConfigError, Culprit, HostPanic, NotStarted, ProductFailure, VmmcheckError
+from harness.redaction import clean
 from harness.verdicts import Verdict
 
 
@@ -64,6 +65,14 @@ class Cell:
     evidence: str = ""
     attempts: tuple[str, ...] = field(default=())
 
+    @classmethod
+    def from_dict(cls, plan: CellPlan, data: dict[str, Any]) -> Cell:
+        """The cell of ``plan`` from what :meth:`as_dict` gave in another process."""
+        return cls(
+            plan, Verdict(data["verdict"]), Verdict(data["raw"]), data["code"], data["message"], data["help"],
+            data["expectation"], data["started"], data["duration"], data["evidence"],
+        )  # fmt: skip
+
     def as_dict(self) -> dict[str, Any]:
         """The entry of ``results.json``."""
         plan = self.plan
@@ -110,13 +119,23 @@ def outcome_of(error: BaseException) -> Outcome:
     return Outcome(verdict, error.code, error.message, error.help)
 
 
+def _expected(plan: CellPlan, outcome: Outcome) -> tuple[Verdict, str]:
+    """The verdict of one phase, and the expectation that a failure met: it must carry the predicted code."""
+    if outcome.verdict is Verdict.FAIL:
+        for id, code, reason in plan.expected:
+            if code == outcome.code:
+                return Verdict.XFAIL, f"{id}: {reason}"
+    return outcome.verdict, ""
+
+
 def judge(plan: CellPlan, outcomes: list[Outcome], *, started: float, duration: float, evidence: str) -> Cell:
     """Fold the phases of an item into its cell and apply the declared expectations.
 
-    The worst phase counts: a clean test whose host is found dead afterwards has not passed.
+    The worst phase counts: a clean test whose host is found dead afterwards has not passed. Each phase is held
+    against the expectations by itself, so that a predicted failure does not hide what came after it.
     """
-    raw = min(outcomes, key=lambda outcome: outcome.verdict.severity, default=Outcome(Verdict.NOT_RUN))
-    verdict, expectation = raw.verdict, ""
+    judged = [(*_expected(plan, outcome), outcome) for outcome in outcomes or [Outcome(Verdict.NOT_RUN)]]
+    verdict, expectation, raw = min(judged, key=lambda entry: entry[0].severity)
     if plan.expected and raw.verdict is Verdict.PASS:
         verdict = Verdict.XPASS
         expectation = "; ".join(f"{id}: {reason}" for id, _, reason in plan.expected)
@@ -126,12 +145,7 @@ def judge(plan: CellPlan, outcomes: list[Outcome], *, started: float, duration: 
             f"A failure was predicted and did not show ({expectation}).",
             "If it is fixed, remove the expectation from the case; if not, the case does not see it here.",
         )
-    elif raw.verdict is Verdict.FAIL:
-        for id, code, reason in plan.expected:
-            if code == raw.code:
-                verdict, expectation = Verdict.XFAIL, f"{id}: {reason}"
-                break
     return Cell(
-        plan, verdict, Verdict.PASS if verdict is Verdict.XPASS else raw.verdict, raw.code, raw.message, raw.help,
+        plan, verdict, raw.verdict, raw.code, clean(raw.message), clean(raw.help),
         expectation, started, duration, evidence,
     )  # fmt: skip

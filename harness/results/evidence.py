@@ -7,13 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness.redaction import clean, clean_bytes
+
+#: Judged expectations while the cell runs: one line each, so that a killed process loses none.
+_JUDGED = "registers.jsonl"
+
 
 class CellRecorder:
     """Writes the evidence of one cell below ``folder`` (made with the first file)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._expectations: list[dict[str, Any]] = []
         self._counts: dict[str, int] = {}
         self._made = False
 
@@ -22,10 +26,10 @@ class CellRecorder:
     ) -> None:
         """Append one line to ``commands.jsonl``."""
         entry = {
-            "command": argv,
+            "command": clean(argv),
             "status": status,
-            "stdout": stdout.decode("utf-8", "backslashreplace"),
-            "stderr": stderr.decode("utf-8", "backslashreplace"),
+            "stdout": _text(stdout),
+            "stderr": _text(stderr),
             "started": round(started, 4),
             "seconds": round(seconds, 4),
         }
@@ -37,23 +41,34 @@ class CellRecorder:
         if count > 1:
             stem, dot, ending = name.partition(".")
             name = f"{stem}-{count}{dot}{ending}"
-        self._path(name).write_bytes(data)
+        self._path(name).write_bytes(clean_bytes(data))
 
     def add_expectation(
         self, what: str, expected: str, observed: str, ok: bool, *, mask: str = "", reference: str = ""
     ) -> None:
-        """Keep one judged expectation for ``registers.json``; a failed one is written at once."""
-        self._expectations.append(
-            {"what": what, "expected": expected, "observed": observed, "mask": mask, "rule": reference, "ok": ok}
-        )
+        """Append one judged expectation; :meth:`finish` makes ``registers.json`` of them."""
+        entry = {
+            "what": clean(what),
+            "expected": clean(expected),
+            "observed": clean(observed),
+            "mask": mask,
+            "rule": reference,
+            "ok": ok,
+        }
+        self._append(_JUDGED, json.dumps(entry) + "\n")
 
     def add_note(self, text: str) -> None:
-        self._append("notes.txt", text + "\n")
+        self._append("notes.txt", clean(text) + "\n")
 
     def finish(self, verdict: dict[str, Any]) -> None:
         """Write what was judged, the verdict and the checksums of everything."""
-        if self._expectations:
-            self._path("registers.json").write_text(json.dumps(self._expectations, indent=1) + "\n", encoding="utf-8")
+        judged = self._path(_JUDGED)
+        if judged.exists():
+            # Whole lines only: a process that is killed may leave half of one.
+            lines = judged.read_text(encoding="utf-8").split("\n")[:-1]
+            entries = [json.loads(line) for line in lines]
+            self._path("registers.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+            judged.unlink()
         self._path("verdict.json").write_text(json.dumps(verdict, indent=1) + "\n", encoding="utf-8")
         sums = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -71,6 +86,10 @@ class CellRecorder:
     def _append(self, name: str, text: str) -> None:
         with self._path(name).open("a", encoding="utf-8") as stream:
             stream.write(text)
+
+
+def _text(data: bytes) -> str:
+    return clean(data.decode("utf-8", "backslashreplace"))
 
 
 def verify_manifest(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, NotStarted
+from harness.redaction import clean
 from harness.results.cells import Cell, CellPlan
 from harness.verdicts import Verdict
 
@@ -54,7 +55,7 @@ class Run:
             "schema": SCHEMA,
             "run": name,
             "lab": lab,
-            "arguments": arguments,
+            "arguments": [clean(word) for word in arguments],
             "hosts": hosts,
             "started": time.time(),
             "controller": {

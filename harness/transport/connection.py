@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from paramiko.common import MSG_CHANNEL_REQUEST
 from harness.errors import HostKeyMismatch, SshAuthFailed, SshUnreachable
 from harness.timing import Deadline
 from harness.transport.keys import fingerprint
+
+# Whatever goes wrong is told by our own errors; paramiko's threads would print tracebacks beside them.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 #: Seconds between keep-alive messages: a peer that vanished is noticed while a command is silent.
 KEEPALIVE = 15
@@ -125,6 +129,8 @@ def _handshake(
         if key_type:
             connection.get_security_options().key_types = (key_type,)
         connection.start_client(timeout=max(0.1, deadline.remaining()))
+        # It also returns, without a word, when its time is over: only a key that was shown proves a host.
+        connection.get_remote_server_key()
     except (OSError, EOFError, paramiko.SSHException) as error:
         if connection is not None:
             connection.close()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Lowest first. A package may import from its own rank or a lower one. Packages of one rank do not know each
 #: other unless they are the same package.
 RANKS: tuple[tuple[str, ...], ...] = (
-    ("errors", "verdicts", "timing"),
+    ("errors", "verdicts", "timing", "redaction"),
     ("recording", "build", "bochs"),
     ("guest",),
     ("inventory", "transport"),
@@ -31,7 +31,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
 #: The emulated host is a process of its own: it may use the toolchain and the emulator, and nobody imports it.
 EMULATED_MAY_USE = {"errors", "timing", "build", "bochs", "emulated"}
 #: Importable from anywhere at or above their rank although they share it with others.
-SHARED = {"errors", "verdicts", "timing", "recording"}
+SHARED = {"errors", "verdicts", "timing", "recording", "redaction"}
 
 FORBIDDEN_IN_SUITES = {"paramiko", "subprocess", "allure", "allure_commons", "socket", "os"}
 

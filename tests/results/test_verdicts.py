@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HostPanic, NotStarted, RegisterMismatch, SshLost, TestDefect
-from harness.results import CellPlan, CellRecorder, judge, outcome_of
+from harness.errors import HostPanic, KernelMessage, NotStarted, RegisterMismatch, SshLost, TestDefect
+from harness.results import CellPlan, CellRecorder, Outcome, judge, outcome_of
 from harness.results.evidence import verify_manifest
 from harness.results.run import exit_code
 from harness.verdicts import Verdict, worst
@@ -24,8 +24,6 @@ def verdict_of(error: Exception | None, *expected: tuple[str, str, str]) -> Verd
     outcome = outcome_of(error) if error is not None else None
     outcomes = [outcome] if outcome is not None else []
     if outcome is None:
-        from harness.results import Outcome
-
         outcomes = [Outcome(Verdict.PASS)]
     return judge(plan(*expected), outcomes, started=0, duration=0, evidence="").verdict
 
@@ -53,6 +51,22 @@ def test_an_expected_failure_must_carry_its_code() -> None:
     assert verdict_of(AssertionError("x"), gap) is Verdict.FAIL
     assert verdict_of(SshLost("x"), gap) is Verdict.INFRA
     assert verdict_of(None, gap) is Verdict.XPASS
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        (KernelMessage("lock order reversal"), Verdict.FAIL),
+        (SshLost("x"), Verdict.INFRA),
+        (HostPanic("x"), Verdict.PANIC),
+        (RegisterMismatch("x"), Verdict.XFAIL),
+    ],
+)
+def test_an_expected_failure_hides_nothing_that_comes_after_it(after: Exception, verdict: Verdict) -> None:
+    outcomes = [Outcome(Verdict.PASS), outcome_of(RegisterMismatch("x")), outcome_of(after)]
+    cell = judge(plan(("G-05", RegisterMismatch.code, "known")), outcomes, started=0, duration=0, evidence="")
+    assert cell.verdict is verdict
+    assert cell.code == outcome_of(after).code
 
 
 def test_skips_count_only_alone() -> None:

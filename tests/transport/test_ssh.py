@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -155,6 +156,13 @@ def test_keys_that_cannot_be_used(tmp_path: Path, sshd: Sshd) -> None:
 def test_nobody_at_the_port() -> None:
     with pytest.raises(SshUnreachable, match=r"does not answer SSH at 127\.0\.0\.1:1"):
         SshTransport.connect("gone", Endpoint("127.0.0.1", 1, "root", [], []), deadline=soon(3))
+
+
+def test_a_port_that_accepts_and_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(SshUnreachable, match="does not answer SSH"):
+            SshTransport.connect("mute", Endpoint("127.0.0.1", port, "root", [], []), deadline=soon(0.5))
 
 
 def test_through_a_jump_host(sshd: Sshd) -> None:
