@@ -5,11 +5,12 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup emulated test lint types unit bench clean
+.PHONY: help setup emulated sensitivity test lint types unit bench clean
 
 help:
 	@echo 'make emulated   every conformance case on emulated Intel and AMD hosts, with a report'
 	@echo 'make test       lint, types and tests of vmmcheck itself'
+	@echo 'make sensitivity  which case catches which seeded defect of the reference hypervisor'
 	@echo 'make bench      measure guest boots, SSH round trips and how well the emulators are kept busy'
 	@echo 'make clean      remove .venv, build and run folders'
 	@echo 'ARGS="..." is handed on, for example: make emulated ARGS="--case DAT-01 --host emuamd"'
@@ -30,6 +31,9 @@ types: setup
 
 unit: setup
 	@$(PY) -m pytest tests -n auto --maxprocesses 4 $(ARGS)
+
+sensitivity: setup
+	@$(PY) -m harness.cli sensitivity $(ARGS)
 
 bench: setup
 	@$(PY) -m harness.cli bench $(ARGS)

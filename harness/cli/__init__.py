@@ -9,6 +9,7 @@ from harness.cli.bench import bench
 from harness.cli.doctor import doctor, guests
 from harness.cli.inspect import cases, evidence, hosts
 from harness.cli.run import run
+from harness.cli.sensitivity import sensitivity
 from harness.errors import VmmcheckError
 
 
@@ -32,7 +33,7 @@ def cli() -> None:
     """
 
 
-for command in (run, hosts, cases, evidence, bench, doctor, guests):
+for command in (run, hosts, cases, evidence, sensitivity, bench, doctor, guests):
     cli.add_command(command)
 
 

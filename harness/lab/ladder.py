@@ -67,6 +67,8 @@ class Ladder:
         self._log = log
         self._console = console
         self.climbs = 0
+        #: Share of the time to come back by itself that a host gets (its boot is not hurried).
+        self.patience = 1.0
         self.last_words = ""
 
     def note(self, rung: Rung, **data: Any) -> None:
@@ -95,8 +97,9 @@ class Ladder:
         Raises :class:`SshUnreachable`, :class:`PowerFailed`.
         """
         self.last_words = ""
-        self.note(Rung.RECONNECT, seconds=self._timeouts.comeback)
-        host = self._reconnect(self._timeouts.comeback)
+        seconds = self._timeouts.comeback * self.patience
+        self.note(Rung.RECONNECT, seconds=seconds)
+        host = self._reconnect(seconds)
         if host is not None:
             return host, False
         if self._power is None:

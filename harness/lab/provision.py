@@ -69,6 +69,10 @@ class Provisioning:
         self._entry = entry
         self._defects = tuple(defects)
 
+    def seeded(self, defects: Sequence[str]) -> Provisioning:
+        """The same host with other defects in its module under test."""
+        return Provisioning(self._platform, self._entry, defects)
+
     def prepare(self, host: Host, ladder: Ladder) -> Prepared:
         """Look first, then change: whoever is on the wrong machine has touched nothing.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ class SshSession:
         self._channels = 0
         self._items = 0
         self._lost: VmmcheckError | None = None
+        self._max_climbs = MAX_CLIMBS
+        self._patience = self._reach.timeouts.patience
 
     # --- connection and provisioning -----------------------------------------------------------------------
 
@@ -113,7 +116,7 @@ class SshSession:
         transport = SshTransport.connect(
             self.platform.alias, self._reach.endpoint, deadline=deadline, become=self._reach.become
         )
-        return Host(transport, patience=self._reach.timeouts.patience)
+        return Host(transport, patience=self._patience)
 
     @property
     def _connected(self) -> Host:
@@ -123,11 +126,28 @@ class SshSession:
 
     def _prepare(self, host: Host) -> Prepared:
         prepared = self._provisioning.prepare(host, self._ladder)
-        if self._prepared is None:
-            self._prepared = prepared
+        # What was there before us is known from the first time only.
+        first = self._prepared or prepared
+        self._prepared = replace(prepared, found_vmm=first.found_vmm, found_modules=first.found_modules)
         self._subject = BhyveSubject(self.platform, host, testdev=prepared.facts.has_testdev)
         self._console_before = self._console()
         return prepared
+
+    def renew(self, defects: Sequence[str], *, patience: float) -> None:
+        """Load the module with other seeded defects (or none) on a freshly booted host.
+
+        A defect may have left anything anywhere, so only a boot gives the next one a clean start. ``patience``
+        multiplies all limits from now on. Raises what the host makes of it.
+        """
+        if self._lost is not None:
+            raise self._lost
+        self._provisioning = self._provisioning.seeded(defects)
+        self._defects, self._patience = list(defects), patience
+        self._ladder.patience = patience
+        self._max_climbs = self._ladder.climbs + MAX_CLIMBS
+        self._channels += self._connected.transport.channels
+        self._host = self._ladder.reboot(self._connected, self._boot)
+        self._settle(self._connected.boot())
 
     @property
     def alive(self) -> bool:
@@ -201,7 +221,7 @@ class SshSession:
             return error
         self._ladder.climbs += 1
         self._ladder.note(Rung.LOOK, trouble=str(error))
-        if self._ladder.climbs > MAX_CLIMBS:
+        if self._ladder.climbs > self._max_climbs:
             return self._give_up(f"'{self.platform.alias}' needed recovery {MAX_CLIMBS} times in this run.", error)
         try:
             cycled = self._regain()

@@ -38,7 +38,7 @@ class ItemRunner:
     @pytest.fixture
     def subject(self, request: pytest.FixtureRequest) -> Generator[Subject]:
         """Where the guest programs of this item run."""
-        session = self._session(str(request.param))
+        session = self.session(str(request.param))
         recorder = request.node.stash[_RECORDER]
         subject = session.begin(recorder)
         with recording(recorder):
@@ -100,7 +100,11 @@ class ItemRunner:
         """Read anew each time: the controller fills in the run folder when the session starts."""
         return self._config.stash[LAB]
 
-    def _session(self, alias: str) -> HostSession:
+    def is_lost(self, alias: str) -> bool:
+        """Whether a host was given up: nothing can be asked of it any more."""
+        return alias in self._broken
+
+    def session(self, alias: str) -> HostSession:
         """The open session of a host. A host that was lost stays lost: one cell tells of it, the rest is not run."""
         if alias in self._broken:
             first = self._broken[alias]

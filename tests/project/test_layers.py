@@ -25,7 +25,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("lab",),
     ("report",),
     ("plugin",),
-    ("bench",),
+    ("bench", "sensitivity"),
     ("cli",),
 )
 #: The emulated host is a process of its own: it may use the toolchain and the emulator, and nobody imports it.
