@@ -142,17 +142,17 @@ class BhyvePrograms:
 
     def _prepare(self, options: Options, rom: bytes) -> None:
         """Create the VM, or make an existing one as new, and give it memory and ROM."""
-        machine = self.host.machine
         if self.host.module("vmm.ko") is None:
             # libvmmapi of this release loads the module by itself: the stock one.
             self._kernel.load("vmm")
-        if options.name in self.host.vm_names():
-            machine.vm_request(Code.VM_REINIT, options.name)
-        else:
-            machine.request(Code.VM_CREATE, name_field(options.name))
+        create = options.name not in self.host.vm_names()
+        try:
+            self.host.machine.prepare_vm(options.name, create=create, memory=options.memory, image=rom)
+        except KernelError:
             self.host.refresh_vms()
-        machine.vm_request(Code.VM_SETMEM, options.name, struct.pack("<Q", options.memory))
-        machine.map_rom(options.name, rom)
+            raise
+        if create:
+            self.host.vm_created(options.name)
 
     def _attend(self, context: Context, process: Process) -> int:
         """Carry the console both ways until the process ends."""

@@ -10,7 +10,7 @@ import select
 import struct
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from harness.errors import EmulatorFailed
@@ -111,22 +111,38 @@ class ControlChannel:
 
         Raises :class:`KernelError` for an errno, :class:`EmulatorFailed` when no answer comes in time.
         """
-        done, box = threading.Event(), list[bytes]()
+        return self.requests([(code, payload)], seconds=seconds)[0]
+
+    def requests(self, requests: Sequence[tuple[int, bytes]], *, seconds: float = 10.0) -> list[bytes]:
+        """Send several requests at once and return their answers' data, in order.
+
+        All are carried out, whatever becomes of one; then the first error is raised, as by :meth:`request`.
+        """
+        frames, waiting = bytearray(), list[tuple[int, int, threading.Event, list[bytes]]]()
         with self._lock:
             if self._closed:
                 raise EmulatorFailed("The control channel of the emulated machine is closed.")
-            self._seq = (self._seq + 1) & 0xFFFF
-            seq = self._seq
-            self._answers[seq] = (done, box)
-            body = _HEAD.pack(REQUEST, code, seq) + payload
-            self._write(_FRAME.pack(_MAGIC, len(body), zlib.crc32(body)) + body)
-        if not done.wait(seconds) or not box:
-            self._answers.pop(seq, None)
-            raise EmulatorFailed(f"The emulated kernel did not answer request {code:#04x} within {seconds:g} s.")
-        errno = int.from_bytes(box[0][:4], "little", signed=True)
-        if errno:
-            raise KernelError(errno, box[0][4:])
-        return box[0][4:]
+            for code, payload in requests:
+                self._seq = (self._seq + 1) & 0xFFFF
+                done, box = threading.Event(), list[bytes]()
+                self._answers[self._seq] = (done, box)
+                waiting.append((code, self._seq, done, box))
+                body = _HEAD.pack(REQUEST, code, self._seq) + payload
+                frames += _FRAME.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+            self._write(bytes(frames))
+        # They are answered in order: once the last one is, nobody has to be woken for the others.
+        arrived = waiting[-1][2].wait(seconds)
+        for code, _, _, box in waiting:
+            if not box:
+                for _, other, _, _ in waiting:
+                    self._answers.pop(other, None)
+                within = f" within {seconds:g} s" if not arrived else " before the channel was closed"
+                raise EmulatorFailed(f"The emulated kernel did not answer request {code:#04x}{within}.")
+        for _, _, _, box in waiting:
+            errno = int.from_bytes(box[0][:4], "little", signed=True)
+            if errno:
+                raise KernelError(errno, box[0][4:])
+        return [box[0][4:] for _, _, _, box in waiting]
 
     def close(self) -> None:
         """Stop reading and fail whatever waits."""

@@ -212,6 +212,10 @@ class EmulatedHost:
             return
         self._vm_names = self.machine.request(Code.VM_LIST).decode().split()
 
+    def vm_created(self, vm: str) -> None:
+        """The kernel said so; no need to ask for all of them."""
+        self._vm_names.append(vm)
+
     def start_bhyve(self, vm: str, command: str, flags: int, pin: int | None) -> Process:
         """Start the vCPU thread of an existing VM; raises :class:`KernelError`."""
         with self.lock:
@@ -243,7 +247,7 @@ class EmulatedHost:
             process.status = EXIT_GONE
             process.errors += f"vm_run error -1, errno {ENXIO}\n"
         self.machine.vm_request(Code.VM_DESTROY, vm)
-        self.refresh_vms()
+        self._vm_names = [name for name in self._vm_names if name != vm]
 
     # --- modules ----------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import select
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,23 @@ def unpack_runs(data: bytes) -> bytes:
     return bytes(out)
 
 
+_RUN_LEAST, _RUN_MOST = 4, 255
+_RUNS = re.compile(rb"(.)\1*", re.DOTALL)
+
+
+def pack_runs(data: bytes) -> bytes:
+    """The encoding that :func:`unpack_runs` undoes; each byte on the line costs more than finding the runs."""
+    out = bytearray()
+    for match in _RUNS.finditer(data):
+        run, byte = match[0], match[1]
+        if byte != b"\0" and len(run) < _RUN_LEAST:
+            out += run
+            continue
+        for at in range(0, len(run), _RUN_MOST):
+            out += bytes([0, min(_RUN_MOST, len(run) - at)]) + byte
+    return bytes(out)
+
+
 class Machine:
     """Power on, power off, and requests while it is on. The emulator stands still while nobody needs it."""
 
@@ -99,6 +117,8 @@ class Machine:
         self._busy_lock = threading.Lock()
         self._cpu_seconds = 0.0
         self._expected_end = False
+        #: Keys of the ROM pages that the kernel was given since it booted.
+        self._rom_keys = set[bytes]()
 
     # --- power -----------------------------------------------------------------------------------------
 
@@ -114,6 +134,7 @@ class Machine:
         """Boot; raises :class:`EmulatorFailed` when the kernel does not come up."""
         firmware, kernel = build_reference_hypervisor()
         self._ready.clear()
+        self._rom_keys.clear()
         config = BochsConfig(
             self.vendor,
             self._folder,
@@ -191,21 +212,43 @@ class Machine:
     def vm_request(self, code: int, name: str, payload: bytes = b"") -> bytes:
         return self.request(code, name_field(name) + payload)
 
-    def map_rom(self, name: str, image: bytes) -> None:
-        """Map ``image`` so that it ends at 4 GiB, sending only the pages that the kernel does not have yet."""
+    def requests(self, requests: Sequence[tuple[int, bytes]]) -> list[bytes]:
+        """Several requests in one go; see :meth:`ControlChannel.requests`."""
+        channel = self._channel
+        if channel is None:
+            raise EmulatorFailed("The emulated machine is switched off.")
+        self.hold()
+        try:
+            return channel.requests(requests)
+        finally:
+            self.release()
+
+    def prepare_vm(self, name: str, *, create: bool, memory: int, image: bytes) -> None:
+        """Create a VM, or make an existing one as new, give it ``memory`` bytes and map its ROM (:meth:`map_rom`)."""
+        field = name_field(name)
+        begin = (Code.VM_CREATE if create else Code.VM_REINIT, field)
+        self.map_rom(name, image, before=[begin, (Code.VM_SETMEM, field + struct.pack("<Q", memory))])
+
+    def map_rom(self, name: str, image: bytes, *, before: Sequence[tuple[int, bytes]] = ()) -> None:
+        """Map ``image`` so that it ends at 4 GiB, sending only the pages that the kernel does not have yet.
+
+        The requests ``before`` go in the same turn. Raises :class:`KernelError`.
+        """
         pages = [image[at : at + PAGE].ljust(PAGE, b"\0") for at in range(0, len(image), PAGE)]
-        keys = [int.from_bytes(hashlib.sha256(page).digest()[:8], "little") if any(page) else 0 for page in pages]
-        table = b"".join(key.to_bytes(8, "little") for key in keys)
-        for _ in range(len(pages) + 1):
-            try:
-                self.vm_request(Code.ROM_MAP, name, table)
-                return
-            except KernelError as error:
-                if error.errno != ENOENT or len(error.data) < 8:
-                    raise
-                missing = int.from_bytes(error.data[:8], "little")
-                self.request(Code.ROM_PAGE, error.data[:8] + pages[keys.index(missing)])
-        raise EmulatorFailed("The kernel's cache of ROM pages is too small for this image.")
+        keys = [hashlib.sha256(page).digest()[:8] if any(page) else bytes(8) for page in pages]
+        table = dict(zip(keys, pages, strict=True))
+        mapping = (Code.ROM_MAP, name_field(name) + b"".join(keys))
+        wanted = [key for key in table if any(key)]
+        new = [(Code.ROM_PAGE, key + pack_runs(table[key])) for key in wanted if key not in self._rom_keys]
+        self._rom_keys.update(wanted)
+        try:
+            self.requests([*before, *new, mapping])
+        except KernelError as error:
+            if error.errno != ENOENT or len(error.data) < 8:
+                raise
+            # The kernel keeps a limited number of pages and had dropped one.
+            self._rom_keys = set(wanted)
+            self.requests([*((Code.ROM_PAGE, key + pack_runs(table[key])) for key in wanted), mapping])
 
     def _on_event(self, code: int, payload: bytes) -> None:
         if code == Event.KLOG:

@@ -15,7 +15,8 @@ struct uart {
 	uint8_t rx[UART_RX_SIZE];
 	unsigned rx_head, rx_count;
 	uint8_t tx[UART_TX_SIZE];
-	unsigned tx_count;
+	unsigned tx_count, tx_seen;		/* now, and when the control thread last looked */
+	bool looked;				/* the guest read the line status since it last sent */
 };
 
 struct bhyve {
@@ -34,7 +35,7 @@ struct bhyve {
 	char errors[STDERR_SIZE];
 };
 
-/* bhyve/uart.c: COM1. Output is collected and sent a line at a time, or when the guest looks for input. */
+/* bhyve/uart.c: COM1. Output is collected and sent by the buffer, when the guest waits for input, or when it rests for a tick. */
 uint8_t	 uart_read(struct bhyve *bhyve, unsigned offset);
 void	 uart_write(struct bhyve *bhyve, unsigned offset, uint8_t value);
 void	 uart_flush(struct bhyve *bhyve);

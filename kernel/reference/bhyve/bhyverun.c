@@ -146,7 +146,9 @@ report_exit(struct bhyve *bhyve)
 	uint8_t exit[4 + STDERR_SIZE];
 	size_t length = strlen(bhyve->errors);
 
+	mtx_lock_spin(&bhyve->mtx);
 	uart_flush(bhyve);
+	mtx_unlock_spin(&bhyve->mtx);
 	memcpy(exit, &bhyve->status, 4);
 	memcpy(exit + 4, bhyve->errors, length);
 	bhyve->ended = true;
@@ -178,6 +180,23 @@ bhyve_main(void *arg)
 	vcpu_loop(bhyve, vcpu);
 	if (__atomic_sub_fetch(&bhyve->left, 1, __ATOMIC_SEQ_CST) == 0)
 		report_exit(bhyve);
+}
+
+/* For every tick: what a guest sent before it went quiet is on its way even if nothing more ever happens in it. */
+void
+bhyve_tick(void)
+{
+	for (int n = 0; n < VM_MAX; n++) {
+		struct bhyve *bhyve = &processes[n];
+
+		if (!bhyve->used || bhyve->ended || bhyve->uart.tx_count == 0)
+			continue;
+		mtx_lock_spin(&bhyve->mtx);
+		if (bhyve->uart.tx_count == bhyve->uart.tx_seen)
+			uart_flush(bhyve);
+		bhyve->uart.tx_seen = bhyve->uart.tx_count;
+		mtx_unlock_spin(&bhyve->mtx);
+	}
 }
 
 static void

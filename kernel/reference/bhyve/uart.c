@@ -66,9 +66,13 @@ uart_read(struct bhyve *bhyve, unsigned offset)
 	case 4:
 		return (u->mcr);
 	case 5:
-		/* A guest that looks at the line status may be waiting for an answer to what it sent. */
-		if (u->rx_count == 0)
+		/*
+		 * A guest that looks at the line status twice and sends nothing in between may be waiting for an
+		 * answer. Looking once is what it does before every few bytes.
+		 */
+		if (u->rx_count == 0 && u->looked)
 			uart_flush(bhyve);
+		u->looked = true;
 		return ((uint8_t)(LSR_THRE | LSR_TEMT | (u->rx_count != 0 ? LSR_DATA : 0)));
 	case 7:
 		return (u->scr);
@@ -88,6 +92,7 @@ uart_write(struct bhyve *bhyve, unsigned offset, uint8_t value)
 			u->divisor = (uint16_t)((u->divisor & 0xff00) | value);
 			break;
 		}
+		u->looked = false;
 		u->tx[u->tx_count++] = value;
 		if (u->tx_count == UART_TX_SIZE)
 			uart_flush(bhyve);

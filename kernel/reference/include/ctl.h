@@ -24,7 +24,7 @@
 #define CTL_VM_SETMEM		0x13	/* name, u64 bytes */
 #define CTL_VM_READ		0x14	/* name, u64 gpa, u32 length -> bytes */
 #define CTL_VM_WRITE		0x15	/* name, u64 gpa, bytes */
-#define CTL_ROM_PAGE		0x16	/* u64 key, 4096 bytes */
+#define CTL_ROM_PAGE		0x16	/* u64 key, 4096 bytes run-length encoded: 0, count, byte */
 #define CTL_ROM_MAP		0x17	/* name, u64 keys[], lowest page first; ENOENT + the first missing key */
 #define CTL_VM_REINIT		0x18	/* name: as new, keeps name and memory size */
 #define CTL_RUN			0x20	/* name, u32 ncpu, u32 flags, i32 pin[ncpu] */

@@ -106,5 +106,6 @@ int	 bhyve_console_in(struct vm *vm, const uint8_t *bytes, size_t length);
 struct thread *bhyve_thread(struct vm *vm, uint32_t vcpuid);
 void	 bhyve_stop(struct vm *vm, bool stop);
 bool	 bhyve_running(void);
+void	 bhyve_tick(void);
 
 #endif

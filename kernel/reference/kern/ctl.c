@@ -155,9 +155,10 @@ receive(void)
 		 * a tick later is a tick of the emulator's time later: look at the line all the time.
 		 */
 		while (!poll_byte(&byte) || byte != MAGIC0) {
-			if (bhyve_running())
+			if (bhyve_running()) {
+				bhyve_tick();
 				sched_wait();
-			else
+			} else
 				sched_yield();
 		}
 		if (!read_bytes(&byte, 1) || byte != MAGIC1 || !read_bytes(head, sizeof(head)))

@@ -27,6 +27,30 @@ take_vm(struct args *a)
 static struct { uint64_t key, used; void *page; } rom_cache[ROM_CACHE];
 static uint64_t rom_clock;
 
+/* Undo the run-length encoding that the console has, too: 0, count, byte. False unless it fills the page exactly. */
+static bool
+unpack_runs(uint8_t *to, size_t room, const uint8_t *from, size_t length)
+{
+	while (length != 0) {
+		if (*from != 0) {
+			if (room == 0)
+				return (false);
+			*to++ = *from++;
+			room--;
+			length--;
+			continue;
+		}
+		if (length < 3 || from[1] > room)
+			return (false);
+		memset(to, from[2], from[1]);
+		to += from[1];
+		room -= from[1];
+		from += 3;
+		length -= 3;
+	}
+	return (room == 0);
+}
+
 static void *
 rom_find(uint64_t key)
 {
@@ -45,7 +69,7 @@ ctl_rom_page(struct args *a)
 	uint64_t key = take(a, 8);
 	int oldest = 0;
 
-	if (a->left != PAGE_SIZE)
+	if (a->bad)
 		return (EINVAL);
 	if (rom_find(key) != NULL)
 		return (0);
@@ -56,7 +80,10 @@ ctl_rom_page(struct args *a)
 		rom_cache[oldest].page = contigalloc(1);
 	if (rom_cache[oldest].page == NULL)
 		return (ENOMEM);
-	memcpy(rom_cache[oldest].page, a->in, PAGE_SIZE);
+	/* Damaged or half filled, it is nobody's page. */
+	rom_cache[oldest].key = 0;
+	if (!unpack_runs(rom_cache[oldest].page, PAGE_SIZE, a->in, a->left))
+		return (EINVAL);
 	rom_cache[oldest].key = key;
 	rom_cache[oldest].used = ++rom_clock;
 	return (0);
