@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from harness.emulated.bmc import BoardController
 from harness.emulated.commands_base import BasePrograms
 from harness.emulated.commands_bhyve import BhyvePrograms
+from harness.emulated.commands_dtrace import DtracePrograms
 from harness.emulated.commands_kernel import KernelPrograms
 from harness.emulated.host import EmulatedHost
 from harness.emulated.sshd import USER, SshServer, fingerprint
@@ -37,6 +38,7 @@ def build_host(vendor: str, state: Path) -> EmulatedHost:
     host.programs.update(BasePrograms(host).table())
     host.programs.update(kernel.table())
     host.programs.update(BhyvePrograms(host, kernel).table())
+    host.programs.update(DtracePrograms(host).table())
     return host
 
 

@@ -6,7 +6,7 @@ import re
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.emulated.commands_kernel import KernelPrograms
 from harness.emulated.ctl import Code, KernelError, name_field
@@ -19,6 +19,8 @@ EEXIST, EINVAL, ENOENT = 17, 22, 2
 FLAG_H, FLAG_P, FLAG_W, FLAG_E, FLAG_TESTDEV, FLAG_COM1 = 1, 2, 4, 8, 32, 64
 EX_USAGE = 64
 NAME_MAX = 31
+#: vCPUs of one VM (VM_MAXCPU).
+MAX_VCPUS = 2
 ROM_MAX = 16 * 1024 * 1024
 SUSPEND_RESET, SUSPEND_POWEROFF = 1, 2
 
@@ -44,7 +46,8 @@ class Options:
 
     flags: int = 0
     memory: int = 256 << 20
-    pin: int | None = None
+    vcpus: int = 1
+    pins: dict[int, int] = field(default_factory=dict)
     rom: str = ""
     console: str = ""
     lpc: bool = False
@@ -80,9 +83,16 @@ def parse_bhyve(argv: list[str]) -> Options:
             if not options.memory:
                 options.error = f"invalid memsize '{value}'"
         elif letter == "p":
-            options.pin = int(value.partition(":")[2] or -1)
-        elif letter == "c" and not value.isdigit():
-            options.error = "invalid cpu topology"
+            vcpu, _, cpu = value.partition(":")
+            if not vcpu.isdigit() or not cpu.isdigit():
+                options.error = f"invalid vcpu pinning '{value}'"
+            else:
+                options.pins[int(vcpu)] = int(cpu)
+        elif letter == "c":
+            count = re.fullmatch(r"(?:cpus=)?(\d+)", value)
+            options.vcpus = int(count[1]) if count is not None else 0
+            if not options.vcpus:
+                options.error = "invalid cpu topology"
         elif letter == "s":
             options.lpc |= value.endswith(",lpc")
         elif letter == "l":
@@ -118,7 +128,10 @@ class BhyvePrograms:
         if options.error or not options.name:
             context.err(f"bhyve: {options.error or 'virtual machine name required'}\n")
             return EX_USAGE if options.error.startswith("invalid") else 1
-        if options.pin is not None and not 0 <= options.pin < self.host.ncpu:
+        if options.vcpus > MAX_VCPUS:
+            context.err(f"Unable to start with {options.vcpus} vCPUs: at most {MAX_VCPUS} are supported\n")
+            return 4
+        if any(cpu >= self.host.ncpu for cpu in options.pins.values()):
             context.err("Assertion failed: (error == 0), function fbsdrun_start_thread, file bhyverun.c\n")
             return 134
         try:
@@ -131,7 +144,8 @@ class BhyvePrograms:
             return 4
         try:
             self._prepare(options, rom)
-            process = self.host.start_bhyve(options.name, " ".join(argv), options.flags, options.pin)
+            pins = [options.pins.get(vcpu) for vcpu in range(options.vcpus)]
+            process = self.host.start_bhyve(options.name, " ".join(argv), options.flags, pins)
         except KernelError as error:
             context.err(f"vm_create: errno {error.errno}\n")
             return 4

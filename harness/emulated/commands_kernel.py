@@ -104,7 +104,7 @@ class KernelPrograms:
             host.add_module(path, ("vmmcheck_witness",))
             return ""
         if header != MODULE_HEADER:
-            if base in ("nmdm.ko", "cpuctl.ko") and text.startswith("vmmcheck "):
+            if base in ("nmdm.ko", "cpuctl.ko", "dtraceall.ko") and text.startswith("vmmcheck "):
                 host.add_module(path, (base.removesuffix(".ko"),))
                 return ""
             host.log(f"linker_load_file: {path} - unsupported file type")
@@ -133,6 +133,8 @@ class KernelPrograms:
                 continue
             try:
                 if "vmm" in module.modules:
+                    if self.host.traced:
+                        raise KernelError(EBUSY)
                     self.host.machine.request(Code.MODUNLOAD)
             except KernelError:
                 context.err("kldunload: can't unload file: Device busy\n")
@@ -310,11 +312,15 @@ class KernelPrograms:
             context.err("cpuset: setaffinity: Invalid argument\n")
             return 1
         thread = next((words[words.index(flag) + 1] for flag in ("-t", "-p") if flag in words), "")
+        mask = sum(1 << cpu for cpu in cpus)
         for process in self.host.processes.values():
-            if thread in (str(process.lwp), str(process.pid)):
-                mask = sum(1 << cpu for cpu in cpus)
-                self.host.machine.vm_request(Code.PIN, process.vm, struct.pack("<II", 0, mask))
-                process.cpu = cpus[0]
+            meant = [
+                vcpu for vcpu in range(len(process.cpus)) if thread in (str(process.lwp(vcpu)), str(process.pid))
+            ]
+            for vcpu in meant:
+                self.host.machine.vm_request(Code.PIN, process.vm, struct.pack("<II", vcpu, mask))
+                process.cpus[vcpu] = cpus[0]
+            if meant:
                 return 0
         context.err("cpuset: setaffinity: No such process\n")
         return 1
@@ -344,20 +350,26 @@ class KernelPrograms:
     def procstat(self, context: Context, argv: list[str]) -> int:
         context.out("  PID    TID COMM                TDNAME              CPU  PRI STATE   WCHAN\n")
         for process in self.host.processes.values():
-            cpu = process.cpu if process.cpu is not None else -1
-            context.out(f"{process.pid:5d} {process.lwp:6d} {'bhyve':<19} {'vcpu 0':<18} {cpu:4d}  180 run     -\n")
+            for vcpu, bound in enumerate(process.cpus):
+                cpu, name = -1 if bound is None else bound, f"vcpu {vcpu}"
+                who = f"{process.pid:5d} {process.lwp(vcpu):6d} {'bhyve':<19} {name:<18}"
+                context.out(f"{who} {cpu:4d}  180 run     -\n")
         return 0
 
     # --- vmmwitness: ptrace on threads, and sentinels -----------------------------------------------------------------
 
     def vmmwitness(self, context: Context, argv: list[str]) -> int:
         match argv[1:]:
-            case ["dbregs", action, pid, _, *values]:
+            case ["dbregs", action, pid, thread, *values]:
                 process = self.host.processes.get(int(pid))
                 if process is None:
                     context.err(f"vmmwitness: {pid}: No such process\n")
                     return 1
-                head = struct.pack("<I", 0)
+                vcpus = [n for n in range(len(process.cpus)) if thread in (str(process.lwp(n)), f"vcpu{n}")]
+                if not vcpus:
+                    context.err(f"vmmwitness: {thread}: No such thread\n")
+                    return 1
+                head = struct.pack("<I", vcpus[0])
                 if action == "set":
                     registers = pack_registers(parse_registers(" ".join(values)))
                     self.host.machine.vm_request(Code.SETDBREGS, process.vm, head + registers)

@@ -54,6 +54,7 @@ class Code(IntEnum):
     GET_CAP = 0x35
     SET_CAP = 0x36
     GET_STATE = 0x37
+    THREAD = 0x38
     MSR_READ = 0x40
     MSR_WRITE = 0x41
     CPUID = 0x42
@@ -66,6 +67,11 @@ class Code(IntEnum):
     SENTINEL_START = 0x56
     SENTINEL_STOP = 0x57
     WITNESS_ADDRESS = 0x58
+    FBT_LIST = 0x60
+    FBT_ENABLE = 0x61
+    FBT_READ = 0x62
+    FBT_DISABLE = 0x63
+    FBT_COUNTS = 0x64
     MISBEHAVE = 0x70
 
 

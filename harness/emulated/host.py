@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from harness.emulated.ctl import Code, KernelError
 from harness.emulated.machine import Hello, Listener, Machine
@@ -44,7 +45,7 @@ class Module:
 
 @dataclass(slots=True)
 class Process:
-    """A running bhyve. ``pid`` is the process, ``lwp`` its vCPU thread."""
+    """A running bhyve. ``pid`` is the process, ``cpus`` the host CPU that each vCPU thread is bound to, if any."""
 
     pid: int
     vm: str
@@ -52,12 +53,24 @@ class Process:
     out: Pipe = field(default_factory=Pipe)
     errors: str = ""
     status: int | None = None
-    cpu: int | None = None
+    cpus: list[int | None] = field(default_factory=lambda: [None])
     ended: threading.Event = field(default_factory=threading.Event)
 
-    @property
-    def lwp(self) -> int:
-        return 100000 + self.pid
+    def lwp(self, vcpu: int = 0) -> int:
+        """Number of a vCPU's thread."""
+        return 100000 + 8 * self.pid + vcpu
+
+
+class Tracing(Protocol):
+    """A running dtrace, as far as starting a process matters to it."""
+
+    lock: threading.Lock
+
+    def drain_locked(self) -> None:
+        """Take the records so far."""
+
+    def learn(self, thread: int, tid: int, pid: int) -> None:
+        """A thread of the kernel by its identity, and what it is to users."""
 
 
 class EmulatedHost:
@@ -81,6 +94,7 @@ class EmulatedHost:
         self.cut_links: Callable[[], None] = lambda: None
         self.declared_cpu: tuple[str, str] | None = None
         self.boot_delay = 0.0
+        self._tracing: Tracing | None = None
         self._vm_names: list[str] = []
         self._next_pid = 1000
         self._next_module = 2
@@ -98,6 +112,7 @@ class EmulatedHost:
         self.files.write("/boot/kernel/vmm.ko", f"{MODULE_HEADER}\n".encode(), mode=0o555)
         self.files.write("/boot/kernel/nmdm.ko", b"vmmcheck nmdm.ko\n", mode=0o555)
         self.files.write("/boot/kernel/cpuctl.ko", b"vmmcheck cpuctl.ko\n", mode=0o555)
+        self.files.write("/boot/kernel/dtraceall.ko", b"vmmcheck dtraceall.ko\n", mode=0o555)
         self.files.write("/etc/hostid", f"{uuid.uuid5(uuid.NAMESPACE_DNS, self.vendor)}\n".encode())
 
     # --- power and boots ---------------------------------------------------------------------------------
@@ -200,6 +215,35 @@ class EmulatedHost:
         process.out.close()
         process.ended.set()
 
+    # --- tracing ------------------------------------------------------------------------------------------------
+
+    @property
+    def traced(self) -> bool:
+        """Whether probes are enabled: then modules cannot go."""
+        return self._tracing is not None
+
+    def trace_with(self, tracing: Tracing | None) -> bool:
+        """A dtrace begins (or, with ``None``, ends); false when another one runs."""
+        with self.lock:
+            if tracing is not None and self._tracing is not None:
+                return False
+            self._tracing = tracing
+        if tracing is not None:
+            for process in list(self.processes.values()):
+                self._introduce(process, tracing)
+        return True
+
+    def _introduce(self, process: Process, tracing: Tracing) -> None:
+        """Tell whose the kernel's threads of a process are, as long as it has them."""
+        for vcpu in range(len(process.cpus)):
+            try:
+                answer = self.machine.vm_request(Code.THREAD, process.vm, struct.pack("<I", vcpu))
+            except KernelError:
+                return
+            thread = int.from_bytes(answer, "little")
+            if thread:
+                tracing.learn(thread, process.lwp(vcpu), process.pid)
+
     # --- virtual machines --------------------------------------------------------------------------------------
 
     def vm_names(self) -> list[str]:
@@ -216,21 +260,34 @@ class EmulatedHost:
         """The kernel said so; no need to ask for all of them."""
         self._vm_names.append(vm)
 
-    def start_bhyve(self, vm: str, command: str, flags: int, pin: int | None) -> Process:
-        """Start the vCPU thread of an existing VM; raises :class:`KernelError`."""
+    def start_bhyve(self, vm: str, command: str, flags: int, pins: list[int | None]) -> Process:
+        """Start the vCPU threads of an existing VM, one for each of ``pins``; raises :class:`KernelError`."""
         with self.lock:
             self._next_pid += 1
-            process = Process(self._next_pid, vm, command, cpu=pin)
+            process = Process(self._next_pid, vm, command, cpus=list(pins))
             self.processes[process.pid] = process
         # The machine runs from here until the process ends, not just while it is asked something.
         self.machine.hold()
         try:
-            self.machine.vm_request(Code.RUN, vm, struct.pack("<IIi", 1, flags, -1 if pin is None else pin))
+            self._run(process, flags)
         except (KernelError, EmulatorFailed):
             self.machine.release()
             self.processes.pop(process.pid, None)
             raise
         return process
+
+    def _run(self, process: Process, flags: int) -> None:
+        numbers = [-1 if cpu is None else cpu for cpu in process.cpus]
+        request = struct.pack(f"<II{len(numbers)}i", len(numbers), flags, *numbers)
+        tracing = self._tracing
+        if tracing is None:
+            self.machine.vm_request(Code.RUN, process.vm, request)
+            return
+        # The identity of a thread that is gone may be given to a new one: nothing of both is mixed under the lock.
+        with tracing.lock:
+            tracing.drain_locked()
+            self.machine.vm_request(Code.RUN, process.vm, request)
+            self._introduce(process, tracing)
 
     def kill_process(self, process: Process, status: int) -> None:
         """End a bhyve as a signal does; its VM stays."""

@@ -102,7 +102,7 @@ class HostDebugState:
     dr7: int
 
 
-_RECORD = struct.Struct("<IIIIQQ5QQ6Q24s")
+_RECORD = struct.Struct("<IIIIQQ5QQ6Q24s104x")
 
 
 @dataclass(frozen=True, slots=True)

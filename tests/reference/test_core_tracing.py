@@ -18,7 +18,7 @@ from tests.reference.vmx_lab import Lab
 FBT_LIST, FBT_ENABLE, FBT_READ, FBT_DISABLE, FBT_COUNTS = range(0x60, 0x65)
 ENTRY, RETURN = 1, 2
 #: struct fbt_record of include/fbt.h
-RECORD = struct.Struct("<4I2Q5QQ6Q24s")
+RECORD = struct.Struct("<4I2Q5QQ6Q24s104x")
 WORLD_SWITCH = {"intel": ("vmx_enter_guest", "vmx_run"), "amd": ("svm_launch", "svm_run")}
 
 

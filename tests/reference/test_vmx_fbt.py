@@ -19,7 +19,7 @@ FBT_LIST, FBT_ENABLE, FBT_READ, FBT_DISABLE = 0x60, 0x61, 0x62, 0x63
 ENTRY, RETURN = 1, 2
 PROBE = 3
 
-_RECORD = struct.Struct("<IIII QQ 5Q Q 6Q 24s")
+_RECORD = struct.Struct("<IIII QQ 5Q Q 6Q 24s 104x")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@
 #define CTL_GET_CAP		0x35	/* name, u32 vcpu, i32 capability -> i32 */
 #define CTL_SET_CAP		0x36
 #define CTL_GET_STATE		0x37	/* name, u32 vcpu -> u32 exitcode, i32 host cpu, u32 running, u64 exits */
+#define CTL_THREAD		0x38	/* name, u32 vcpu -> u64 identity of its thread, as probes have it */
 #define CTL_MSR_READ		0x40	/* u32 cpu, u32 msr -> u64 */
 #define CTL_MSR_WRITE		0x41
 #define CTL_CPUID		0x42	/* u32 cpu, u32 leaf, u32 subleaf -> u32[4] */
@@ -56,8 +57,9 @@
 #define CTL_WITNESS_ADDRESS	0x58	/* -> u64 */
 #define CTL_FBT_LIST		0x60	/* u64 function, u32 size -> i32 offset of the entry probe (-1: none), u32 returns,
 					 * u32 offset[returns] */
-#define CTL_FBT_ENABLE		0x61	/* u32 id (0-15), u64 function, u32 size, u32 what (1 entry, 2 return) -> u32 probes;
-					 * EBUSY, ENOENT: no such probe */
+#define CTL_FBT_ENABLE		0x61	/* u32 id (0-15), u64 function, u32 size, u32 what (1 entry, 2 return), and if not
+					 * everything is wanted struct fbt_wanted (fbt.h) up to its last value ->
+					 * u32 probes; EBUSY, ENOENT: no such probe */
 #define CTL_FBT_READ		0x62	/* u32 at most -> records (struct fbt_record of fbt.h), each is handed out once */
 #define CTL_FBT_DISABLE		0x63	/* u32 id -> u64 entries, returns, dropped records */
 #define CTL_FBT_COUNTS		0x64	/* the same, without disabling */

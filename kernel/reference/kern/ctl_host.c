@@ -160,14 +160,39 @@ sentinel(struct args *a, uint8_t code)
 	return (error);
 }
 
+/* Without a word about it, everything that costs no more than the record itself. */
+static bool
+take_wanted(struct args *a, struct fbt_wanted *wanted)
+{
+	memset(wanted, 0, sizeof(*wanted));
+	if (a->left == 0) {
+		wanted->mask = FBT_WANT_ALL;
+		return (true);
+	}
+	wanted->mask = (uint32_t)take(a, 4);
+	wanted->count = (uint32_t)take(a, 4);
+	if (a->bad || wanted->count > FBT_VALUES || a->left < wanted->count * sizeof(wanted->values[0]))
+		return (false);
+	memcpy(wanted->values, a->in, wanted->count * sizeof(wanted->values[0]));
+	for (uint32_t n = 0; n < wanted->count; n++) {
+		const struct fbt_value *value = &wanted->values[n];
+
+		if (value->argument > 4 || value->steps == 0 || value->steps > FBT_STEPS || value->bytes == 0 ||
+		    value->bytes > 8)
+			return (false);
+	}
+	return (true);
+}
+
 static int
 fbt(struct args *a, uint8_t code)
 {
+	struct fbt_wanted wanted;
 	struct fbt_sites sites;
 	struct fbt_counts counts;
 	struct fbt_record records[4];
 	uint64_t start;
-	uint32_t id = 0, size, patched;
+	uint32_t id = 0, size, what, patched;
 	size_t n, left;
 	int error;
 
@@ -185,7 +210,10 @@ fbt(struct args *a, uint8_t code)
 	case CTL_FBT_ENABLE:
 		start = take(a, 8);
 		size = (uint32_t)take(a, 4);
-		error = a->bad ? EINVAL : fbt_enable(id, start, size, (uint32_t)take(a, 4), &patched);
+		what = (uint32_t)take(a, 4);
+		if (a->bad || !take_wanted(a, &wanted))
+			return (EINVAL);
+		error = fbt_enable(id, start, size, what, &wanted, &patched);
 		if (error == 0)
 			give32(a, patched);
 		return (error);

@@ -315,6 +315,9 @@ ctl_vm_request(uint8_t code, struct args *a)
 		return (0);
 	case CTL_PIN:
 		return (pin(a, vm));
+	case CTL_THREAD:
+		give64(a, (uint64_t)(uintptr_t)bhyve_thread(vm, (uint32_t)take(a, 4)));
+		return (0);
 	case CTL_STOP:
 		if (bhyve_thread(vm, 0) == NULL)
 			return (ENOENT);

@@ -7,7 +7,9 @@
 #define RET		0xc3
 #define INT3		0xcc
 #define PATCHES		(FBT_PROBES * (FBT_RETURNS + 1) / 4)
-#define RING		256		/* records of one CPU */
+#define RING		4096		/* records */
+#define MEMORY_START	0x1000ull	/* what a record may copy from (kern/mem.c) */
+#define MEMORY_END	0x7f00000ull
 
 struct patch {
 	volatile uint8_t *site;		/* NULL = free */
@@ -16,15 +18,17 @@ struct patch {
 	uint32_t offset;
 };
 
-struct ring {
+/* One for all CPUs, so that it tells what came first. Handlers run with interrupts off: so does whoever locks it. */
+static struct {
+	struct mtx mtx;
 	struct fbt_record records[RING];
-	volatile uint32_t head;		/* next to write: by the handler on its own CPU */
-	volatile uint32_t tail;		/* next to read */
-};
+	uint32_t head;			/* next to write */
+	uint32_t tail;			/* next to read */
+} ring;
 
 static struct patch patches[PATCHES];
 static struct fbt_counts counters[MAXCPU][FBT_PROBES];
-static struct ring rings[MAXCPU];
+static struct fbt_wanted wanted_of[FBT_PROBES];
 static volatile uint32_t enabled;	/* mask of ids */
 
 void
@@ -68,7 +72,8 @@ patch(uint32_t id, uint64_t start, uint32_t offset, uint32_t what)
 }
 
 int
-fbt_enable(uint32_t id, uint64_t start, uint32_t size, uint32_t what, uint32_t *patched)
+fbt_enable(uint32_t id, uint64_t start, uint32_t size, uint32_t what, const struct fbt_wanted *wanted,
+    uint32_t *patched)
 {
 	struct fbt_sites sites;
 	int error = 0;
@@ -83,6 +88,7 @@ fbt_enable(uint32_t id, uint64_t start, uint32_t size, uint32_t what, uint32_t *
 		return (ENOENT);
 	for (int cpu = 0; cpu < MAXCPU; cpu++)
 		memset(&counters[cpu][id], 0, sizeof(counters[cpu][id]));
+	wanted_of[id] = *wanted;
 	enabled |= 1u << id;
 	/* Returns first: a thread inside the function must not be seen to enter without leaving. */
 	for (uint32_t n = 0; (what & FBT_RETURN) != 0 && n < sites.returns && error == 0; n++, ++*patched)
@@ -143,45 +149,30 @@ fbt_active(void)
 	return (enabled != 0);
 }
 
-static void
-record(const struct patch *p, const struct trapframe *frame)
+static bool
+copy_value(const struct fbt_value *value, uint64_t argument, uint64_t *out)
 {
-	/* All of this is reached through %gs, as in a real provider. */
-	struct pcpu *pc = curpcpu();
-	struct thread *td = curthread();
-	struct fbt_counts *counts = &counters[pc->pc_cpuid][p->id];
-	struct ring *ring = &rings[pc->pc_cpuid];
-	struct fbt_record *r;
+	uint64_t at = argument;
+
+	for (unsigned n = 0; n < value->steps; n++) {
+		bool last = n + 1 == value->steps;
+
+		at += (uint64_t)(int64_t)value->offset[n];
+		if (at < MEMORY_START || at > MEMORY_END - 8)
+			return (false);
+		*out = 0;
+		memcpy(out, (const void *)(uintptr_t)at, last ? value->bytes : 8);
+		at = *out;
+	}
+	return (true);
+}
+
+/* The caller first; further frames only as long as %rbp points into this thread's stack and upwards. */
+static void
+walk(struct fbt_record *r, const struct thread *td, const struct trapframe *frame)
+{
 	uint64_t *rbp = (uint64_t *)(uintptr_t)frame->rbp;
 
-	if (p->what == FBT_ENTRY)
-		counts->entries++;
-	else
-		counts->returns++;
-	if (ring->head - ring->tail >= RING) {
-		counts->dropped++;
-		return;
-	}
-	r = &ring->records[ring->head % RING];
-	memset(r, 0, sizeof(*r));
-	r->id = p->id;
-	r->what = p->what;
-	r->offset = p->offset;
-	r->cpu = (uint32_t)pc->pc_cpuid;
-	r->thread = (uint64_t)(uintptr_t)td;
-	r->tsc = rdtsc();
-	r->dr7 = rdr7();
-	memcpy(r->name, td->td_name, sizeof(td->td_name));
-	if (p->what == FBT_ENTRY) {
-		r->args[0] = frame->rdi;
-		r->args[1] = frame->rsi;
-		r->args[2] = frame->rdx;
-		r->args[3] = frame->rcx;
-		r->args[4] = frame->r8;
-	} else {
-		r->args[0] = frame->rax;
-	}
-	/* The caller first; further frames only as long as %rbp points into this thread's stack and upwards. */
 	r->frames[0] = *(uint64_t *)(uintptr_t)frame->rsp;
 	for (int n = 1; n < FBT_FRAMES; n++) {
 		uint64_t stack = (uint64_t)(uintptr_t)td->td_stack, at = (uint64_t)(uintptr_t)rbp;
@@ -193,7 +184,77 @@ record(const struct patch *p, const struct trapframe *frame)
 			break;
 		rbp = (uint64_t *)(uintptr_t)rbp[0];
 	}
-	ring->head++;
+}
+
+/* Whether a record goes on as the two before it did, by turns: the time stamp and the count itself do not matter. */
+static bool
+repeats(const struct fbt_record *r)
+{
+	const struct fbt_record *last, *other;
+	size_t behind = offsetof(struct fbt_record, args);
+
+	/* A record that was handed out cannot be added to. */
+	if (ring.head - ring.tail < 2)
+		return (false);
+	last = &ring.records[(ring.head - 1) % RING];
+	other = &ring.records[(ring.head - 2 + last->repeats % 2) % RING];
+	return (memcmp(r, other, offsetof(struct fbt_record, tsc)) == 0 &&
+	    memcmp(r->args, other->args, offsetof(struct fbt_record, repeats) - behind) == 0);
+}
+
+static void
+keep(const struct fbt_record *r, bool each, struct fbt_counts *counts)
+{
+	mtx_lock_spin(&ring.mtx);
+	if (!each && repeats(r)) {
+		ring.records[(ring.head - 1) % RING].repeats++;
+	} else if (ring.head - ring.tail >= RING) {
+		counts->dropped++;
+	} else {
+		ring.records[ring.head % RING] = *r;
+		ring.head++;
+	}
+	mtx_unlock_spin(&ring.mtx);
+}
+
+static void
+record(const struct patch *p, const struct trapframe *frame)
+{
+	/* All of this is reached through %gs, as in a real provider. */
+	struct pcpu *pc = curpcpu();
+	struct thread *td = curthread();
+	struct fbt_counts *counts = &counters[pc->pc_cpuid][p->id];
+	const struct fbt_wanted *wanted = &wanted_of[p->id];
+	struct fbt_record r;
+
+	memset(&r, 0, sizeof(r));
+	r.id = p->id;
+	r.what = p->what;
+	r.offset = p->offset;
+	r.cpu = (uint32_t)pc->pc_cpuid;
+	r.thread = (uint64_t)(uintptr_t)td;
+	r.tsc = rdtsc();
+	if ((wanted->mask & FBT_WANT_DR7) != 0)
+		r.dr7 = rdr7();
+	memcpy(r.name, td->td_name, sizeof(td->td_name));
+	if (p->what == FBT_ENTRY) {
+		const uint64_t args[5] = { frame->rdi, frame->rsi, frame->rdx, frame->rcx, frame->r8 };
+
+		counts->entries++;
+		for (uint32_t n = 0; n < nitems(args); n++)
+			if ((wanted->mask & (1u << n)) != 0)
+				r.args[n] = args[n];
+		for (uint32_t n = 0; n < wanted->count; n++)
+			if (!copy_value(&wanted->values[n], args[wanted->values[n].argument], &r.values[n]))
+				r.faults |= 1u << n;
+	} else {
+		counts->returns++;
+		if ((wanted->mask & FBT_WANT_RESULT) != 0)
+			r.args[0] = frame->rax;
+	}
+	if ((wanted->mask & FBT_WANT_FRAMES) != 0)
+		walk(&r, td, frame);
+	keep(&r, (wanted->mask & FBT_WANT_EACH) != 0, counts);
 }
 
 bool
@@ -223,13 +284,11 @@ fbt_read(struct fbt_record *records, size_t count)
 {
 	size_t n = 0;
 
-	for (int cpu = 0; cpu < MAXCPU; cpu++) {
-		struct ring *ring = &rings[cpu];
-
-		for (; n < count && ring->tail != ring->head; n++) {
-			records[n] = ring->records[ring->tail % RING];
-			ring->tail++;
-		}
-	}
+	disable_intr();
+	mtx_lock_spin(&ring.mtx);
+	for (; n < count && ring.tail != ring.head; n++)
+		records[n] = ring.records[ring.tail++ % RING];
+	mtx_unlock_spin(&ring.mtx);
+	enable_intr();
 	return (n);
 }
