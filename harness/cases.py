@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import pytest
@@ -26,7 +27,7 @@ class Expected:
 
     ``id`` names it (a gap ``G-..`` of the case list, or a weakness of the emulator), ``kinds`` are kinds of hosts
     in the inventory, ``vendors`` CPU vendors; empty selectors match everything. ``variant`` limits it to cells
-    whose parameters contain every one of these ids.
+    whose parameters contain every one of these ids, ``test`` to functions of that name (a glob).
     """
 
     id: str
@@ -35,13 +36,15 @@ class Expected:
     kinds: tuple[str, ...] = ()
     vendors: tuple[str, ...] = ()
     variant: tuple[str, ...] = ()
+    test: str = ""
 
-    def matches(self, kind: str, vendor: str, variant: Iterable[str]) -> bool:
-        """Whether the prediction speaks of this cell."""
+    def matches(self, kind: str, vendor: str, variant: Iterable[str], test: str = "") -> bool:
+        """Whether the prediction speaks of this cell; ``test`` is the name of its function."""
         return (
             (not self.kinds or kind in self.kinds)
             and (not self.vendors or vendor in self.vendors)
             and set(self.variant) <= set(variant)
+            and (not self.test or fnmatchcase(test, self.test))
         )
 
 

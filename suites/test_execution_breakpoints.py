@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.cases import axis, case
+from harness.cases import axis, case, variant
 from harness.expect import expect_equal, expect_exceptions, expect_fault, expect_register, expect_silence
 from harness.guest import Program
-from harness.guest.registers import RFLAGS_RF
+from harness.guest.registers import RFLAGS_RF, dr7
 from harness.subjects import Subject
 from suites.guestlib import force, run_with
 from suites.vocabulary import CORE_EXITS, REGISTERS
@@ -14,6 +14,19 @@ EXITING = ("cpuid", "out_80", "in_21", "rdmsr", "xsetbv", "hlt_timer")
 
 #: IA32_APIC_BASE: a model-specific register that the hypervisor's kernel part answers for.
 APIC_BASE = 0x1B
+#: A model-specific register that no processor has: the hypervisor answers with an injected #GP.
+NO_SUCH_MSR = 0x4000_FFFF
+#: A page that a program maps away before it is touched.
+HOLE = 0x4000_0000
+
+#: Exiting instructions that a breakpoint is put on, with their length: the one behind them is broken on as well.
+THEN_NOP = (
+    variant(("cpuid", 2), id="cpuid"),
+    variant(("out_80", 2), id="out_80"),
+    variant(("in_21", 2), id="in_21"),
+    variant(("rdmsr", 2), id="rdmsr"),
+    variant(("xsetbv", 3), id="xsetbv"),
+)
 
 
 @case(
@@ -109,6 +122,52 @@ def test_rf_in_the_pushed_image(subject: Subject) -> None:
 
 
 @case(
+    "EXE-04",
+    rule="The pushed RF image is 1 for a #PF raised by hardware on an instruction that has a breakpoint as well",
+    requirement=("S1.1",),
+    refs=("SDM3 17.3.1.1",),
+)
+@axis("register", REGISTERS, prefix="dr")
+def test_rf_in_the_image_of_a_page_fault(subject: Subject, register: int) -> None:
+    program = Program("breakpoint, then page fault")
+    program.map(HOLE, HOLE, present=False)
+    program.arm_snippet(dr=register, snippet="store_mov_8")
+    both = program.store(HOLE)
+    program.disarm()
+    fault = program.store(HOLE)
+    result = subject.run(program)
+    found = result.exceptions_of(both)
+    expect_exceptions("the store with a breakpoint", found, "#DB", "#PF", ref="SDM3 17.3.1.1")
+    expect_fault(found[0], dr=register)
+    expect_register("rf of the breakpoint's image", found[0].rflags, 0, mask=RFLAGS_RF, ref="SDM3 17.3.1.1")
+    expect_register("rip of the page fault", found[1].rip, found[1].site, ref="SDM3 17.3.1.1")
+    expect_register("rf of the page fault's image", found[1].rflags, RFLAGS_RF, mask=RFLAGS_RF, ref="SDM3 17.3.1.1")
+    # The control: without breakpoint the page fault comes alone, and says the same of RF.
+    expect_exceptions("the store without breakpoint", result.exceptions_of(fault), "#PF")
+    rflags = result.exceptions_of(fault)[0].rflags
+    expect_register("rf of the image", rflags, RFLAGS_RF, mask=RFLAGS_RF, ref="SDM3 17.3.1.1")
+
+
+@case(
+    "EXE-04",
+    rule="The pushed RF image is 1 for a #GP that the hypervisor injects, so that the breakpoint does not fire again",
+    requirement=("S1.1",),
+    refs=("SDM3 17.3.1.1",),
+    needs=("bhyve",),
+)
+def test_rf_in_the_image_of_an_injected_fault(subject: Subject) -> None:
+    program = Program("injected fault")
+    injected = program.rdmsr(NO_SUCH_MSR)
+    allowed = program.rdmsr(APIC_BASE)
+    result = subject.run(program)
+    found = result.exceptions_of(injected)
+    expect_exceptions("RDMSR of a register that does not exist", found, "#GP")
+    expect_register("rip of the fault", found[0].rip, found[0].site)
+    expect_silence("RDMSR of one that does", result.exceptions_of(allowed))
+    expect_register("rf of the injected fault's image", found[0].rflags, RFLAGS_RF, mask=RFLAGS_RF, ref="SDM3 17.3.1.1")
+
+
+@case(
     "EXE-05",
     rule="A breakpoint on a later byte of an instruction does not fire; on its first prefix it does",
     requirement=("S1.1",),
@@ -152,6 +211,35 @@ def test_fires_before_an_exiting_instruction(subject: Subject, instruction: str,
 
 
 @case(
+    "EXE-07",
+    rule="After RF let an exiting instruction run, a breakpoint on the following instruction still fires",
+    requirement=("S1.1",),
+    refs=("SDM3 17.3.1.1", "SDM3 27.3.3"),
+)
+@axis("instruction", THEN_NOP)
+def test_rf_is_gone_behind_an_exiting_instruction(subject: Subject, instruction: tuple[str, int]) -> None:
+    name, length = instruction
+    snippet = f"{name}_then_nop"
+    program = Program("breakpoints on an exiting instruction and behind it")
+    # The control: alone, the breakpoint behind it fires.
+    program.arm_snippet(dr=1, snippet=snippet)
+    alone = program.execute(snippet, APIC_BASE)
+    program.arm_snippet(dr=0, snippet=snippet, offset=-length)
+    program.arm_snippet(dr=1, snippet=snippet, extra=dr7(0, "execute", 1, "L"))
+    both = program.execute(snippet, APIC_BASE)
+    program.disarm()
+    silent = program.execute(snippet, APIC_BASE)
+    result = subject.run(program)
+    expect_exceptions("a breakpoint behind it only", result.exceptions_of(alone), "#DB")
+    expect_fault(result.exceptions_of(alone)[0], dr=1)
+    found = result.exceptions_of(both)
+    expect_exceptions(f"{name} and the instruction behind it", found, "#DB", "#DB", ref="SDM3 17.3.1.1")
+    expect_register("rip of the first", found[0].rip, found[0].site - length, ref="SDM3 17.3.1.1")
+    expect_fault(found[1], dr=1)
+    expect_silence("both without breakpoints", result.exceptions_of(silent))
+
+
+@case(
     "EXE-08",
     rule="Two registers on one address set both B bits; data accesses do not fire an instruction breakpoint",
     requirement=("S1.1", "S1.3"),
@@ -171,3 +259,73 @@ def test_two_registers_on_one_instruction(subject: Subject) -> None:
     expect_exceptions("the instruction", found, "#DB")
     expect_register("dr6 of both", found[0].dr6, 0b0110, mask=0b0110, ref="SDM3 17.2.4")
     expect_silence("a data access to an address watched for execution", result.exceptions_of(data))
+
+
+@case(
+    "EXE-09",
+    rule="Fires at CPL 3 as at CPL 0",
+    requirement=("S1.1",),
+    refs=("SDM3 17.3.1.1",),
+    priority=2,
+)
+@axis("exit_kind", ("none", "cpuid", "out80"))
+def test_fires_in_user_mode(subject: Subject, exit_kind: str) -> None:
+    program = Program("breakpoint at CPL 3")
+    program.arm_snippet(dr=3, snippet="nop", mode="user64")
+    force(program, exit_kind)
+    hit = program.execute("nop", user=True)
+    program.disarm()
+    silent = program.execute("nop", user=True)
+    result = subject.run(program)
+    found = result.exceptions_of(hit)
+    expect_exceptions("the instruction at CPL 3", found, "#DB", ref="SDM3 17.3.1.1")
+    expect_fault(found[0], dr=3)
+    expect_register("cpl of the interrupted code", found[0].cs, 3, mask=3)
+    expect_silence("the same instruction without breakpoint", result.exceptions_of(silent))
+
+
+@case(
+    "EXE-09",
+    rule="Fires on an instruction that straddles a page, and on the first instruction behind IRET",
+    requirement=("S1.1",),
+    refs=("SDM3 17.3.1.1",),
+    priority=2,
+)
+@axis("snippet", ("straddle", "iret_then_nop"))
+@axis("exit_kind", ("none", "cpuid"))
+def test_fires_at_special_places(subject: Subject, snippet: str, exit_kind: str) -> None:
+    program = Program("breakpoint at a special place")
+    program.arm_snippet(dr=2, snippet=snippet)
+    force(program, exit_kind)
+    hit = program.execute(snippet)
+    program.disarm()
+    silent = program.execute(snippet)
+    result = subject.run(program)
+    expect_exceptions(snippet, result.exceptions_of(hit), "#DB", ref="SDM3 17.3.1.1")
+    expect_fault(result.exceptions_of(hit)[0], dr=2)
+    expect_silence(f"{snippet} without breakpoint", result.exceptions_of(silent))
+
+
+@case(
+    "EXE-09",
+    rule="Fires on the first instruction behind SYSRET",
+    requirement=("S1.1",),
+    refs=("SDM3 17.3.1.1",),
+    priority=2,
+)
+@axis("exit_kind", ("none", "cpuid"))
+def test_fires_behind_sysret(subject: Subject, exit_kind: str) -> None:
+    program = Program("breakpoint behind SYSRET")
+    program.execute("syscall_setup", 0)
+    program.arm_snippet(dr=1, snippet="syscall", offset=2, mode="user64")
+    force(program, exit_kind)
+    hit = program.execute("syscall", user=True)
+    program.disarm()
+    silent = program.execute("syscall", user=True)
+    result = subject.run(program)
+    found = result.exceptions_of(hit)
+    expect_exceptions("the instruction behind SYSRET", found, "#DB", ref="SDM3 17.3.1.1")
+    # SYSCALL has two bytes; SYSRET goes to the instruction behind it.
+    expect_register("rip of the fault", found[0].rip, found[0].site + 2, ref="SDM3 17.3.1.1")
+    expect_register("cpl of the interrupted code", found[0].cs, 3, mask=3)
+    expect_silence("SYSCALL without breakpoint", result.exceptions_of(silent))

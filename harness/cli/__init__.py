@@ -6,8 +6,9 @@ import click
 
 from harness import __version__
 from harness.cli.bench import bench
+from harness.cli.cases import cases
 from harness.cli.doctor import doctor, guests
-from harness.cli.inspect import cases, evidence, hosts
+from harness.cli.inspect import evidence, hosts
 from harness.cli.run import run
 from harness.cli.sensitivity import sensitivity
 from harness.errors import VmmcheckError

@@ -1,19 +1,15 @@
-"""Commands that only look: hosts of a lab, cases of the suites, the evidence of a cell."""
+"""Commands that only look: hosts of a lab, the evidence of a cell."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
-import pytest
 from rich.console import Console
 from rich.table import Table
 
-from harness.cases import Case
-from harness.cli.run import ROOT
 from harness.errors import ConfigError
 from harness.inventory import load_inventory
 from harness.lab import platform_of
@@ -29,55 +25,6 @@ def hosts(lab: Path) -> None:
         platform = platform_of(alias, host)
         table.add_row(alias, platform.kind, platform.heading, ", ".join(sorted(platform.capabilities)))
     Console().print(table)
-
-
-class _Collector:
-    """Takes the cases out of a collection."""
-
-    def __init__(self) -> None:
-        self.cases: dict[str, list[Case]] = {}
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        for item in session.items:
-            mark = item.get_closest_marker("case")
-            if mark is not None:
-                self.cases.setdefault(mark.args[0].id, []).append(mark.args[0])
-
-
-def collect_cases() -> dict[str, list[Case]]:
-    """Case id -> metadata of each of its variants, from the suites as they are."""
-    collector = _Collector()
-    status = pytest.main(
-        ["--collect-only", "-qqq", "--rootdir", str(ROOT), str(ROOT / "suites")],
-        plugins=[collector],
-    )
-    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise ConfigError("The suites cannot be collected; run 'pytest --collect-only suites' to see why.")
-    return collector.cases
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-def cases(as_json: bool) -> None:
-    """List the cases with their requirements, needs and number of variants."""
-    found = collect_cases()
-    if as_json:
-        data = {
-            id: {"rule": all_[0].rule, "requirements": all_[0].requirements, "variants": len(all_)}
-            for id, all_ in found.items()
-        }
-        click.echo(json.dumps(data, indent=1))
-        return
-    table = Table("case", "variants", "requirements", "needs", "rule")
-    for id in sorted(found):
-        first = found[id][0]
-        requirements = sorted({name for one in found[id] for name in one.requirements})
-        table.add_row(id, str(len(found[id])), " ".join(requirements), " ".join(first.needs), first.rule)
-    console = Console()
-    console.print(table)
-    priorities = Counter(variants[0].priority for variants in found.values())
-    variants = sum(map(len, found.values()))
-    console.print(f"{len(found)} cases, {variants} variants a host; by priority {dict(priorities)}")
 
 
 @click.command()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from harness.cases import Case
+from harness.catalogue import expectations
 from harness.lab import platform_of
 from harness.plugin.options import LabConfig
 from harness.results import CellPlan
@@ -77,11 +78,13 @@ def why_not(item: pytest.Item, metadata: Case, platform: Platform) -> str:
 def plan_of(item: pytest.Function, metadata: Case, platform: Platform) -> CellPlan:
     """The planned cell of an item."""
     parameters = item.callspec.id.split("-")[1:]
-    expected = tuple(
-        (entry.id, entry.code, entry.reason)
-        for entry in metadata.expected
-        if entry.matches(platform.kind, platform.vendor, parameters)
-    )
+    # What the case declares itself, and what is predicted of it in the data beside its module; each id and code once.
+    declared = (*metadata.expected, *expectations(item.path.parent).get(metadata.id, ()))
+    expected = {
+        (entry.id, entry.code): (entry.id, entry.code, entry.reason)
+        for entry in reversed(declared)
+        if entry.matches(platform.kind, platform.vendor, parameters, item.function.__name__)
+    }
     name = f"[{'-'.join(parameters)}]" if parameters else ""
     return CellPlan(
         nodeid=item.nodeid,
@@ -95,7 +98,7 @@ def plan_of(item: pytest.Function, metadata: Case, platform: Platform) -> CellPl
         requirements=metadata.requirements,
         references=metadata.references,
         priority=metadata.priority,
-        expected=expected,
+        expected=tuple(expected.values()),
     )
 
 

@@ -21,11 +21,12 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("bhyve",),
     ("subjects",),
     ("cases", "expect"),
+    ("catalogue",),
     ("results",),
     ("lab",),
     ("report",),
     ("plugin",),
-    ("bench", "sensitivity"),
+    ("bench", "coverage", "sensitivity"),
     ("cli",),
 )
 #: The emulated host is a process of its own: it may use the toolchain and the emulator, and nobody imports it.
