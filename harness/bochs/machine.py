@@ -17,6 +17,7 @@ import subprocess
 import termios
 import threading
 import tty
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from harness.timing import Deadline
 #: vendor -> Bochs' name of a CPU that virtualises as this project needs it: VT-x with EPT and unrestricted
 #: guest, or SVM with nested paging and next-RIP saving (``bochs --help cpu``).
 CPU_MODELS = {"intel": "corei7_skylake_x", "amd": "ryzen"}
+
+#: The debugger's commands, in the folder of a machine.
+COMMANDS = "bochs.commands"
 
 #: Emulated instructions a second. The lowest value Bochs takes makes emulated time run fast against
 #: instructions, so that timers and the serial line are never what a run waits for.
@@ -91,7 +95,7 @@ class BochsConfig:
         return "\n".join(lines) + "\n"
 
 
-def _raw_pty() -> tuple[int, int, str]:
+def raw_pty() -> tuple[int, int, str]:
     """A pseudo-terminal that changes no byte: (our end, the other end, its name)."""
     ours, theirs = pty.openpty()
     tty.setraw(theirs, termios.TCSANOW)
@@ -99,63 +103,75 @@ def _raw_pty() -> tuple[int, int, str]:
     return ours, theirs, os.ttyname(theirs)
 
 
+def start_process(config: BochsConfig, device: str, *, env: Mapping[str, str] | None = None, keep: int = -1) -> int:
+    """Start Bochs with COM1 at ``device``; its process number.
+
+    ``env`` is added to the environment; the descriptor ``keep`` stays open in the process.
+    """
+    # Debian's `bochs` is a shell script that starts `bochs-bin`.
+    program = shutil.which("bochs-bin") or shutil.which("bochs")
+    if program is None:
+        raise ToolMissing("The emulator 'bochs' is not installed on this machine.", help=_INSTALL)
+    rc, commands = config.folder / "bochsrc", config.folder / COMMANDS
+    rc.write_text(config.render(device), encoding="utf-8")
+    # Debian builds Bochs with its debugger, which waits for a command; `c` is "continue".
+    commands.write_text("c\n", encoding="utf-8")
+    screen, screen_end, _ = raw_pty()
+    try:
+        process = subprocess.Popen(
+            [program, "-q", "-f", str(rc), "-rc", str(commands)],
+            # The display asks for keys all the time and waits a little for each on a terminal; never here.
+            stdin=subprocess.DEVNULL,
+            stdout=screen_end,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TERM": "vt100", "LINES": "25", "COLUMNS": "80", **(env or {})},
+            # A session of its own: a terminal's Ctrl-C is ours to handle, not the emulator's.
+            start_new_session=True,
+            pass_fds=(keep,) if keep >= 0 else (),
+        )
+    except OSError as error:
+        os.close(screen)
+        raise EmulatorFailed(f"'{program}' could not be started: {error}.") from error
+    finally:
+        os.close(screen_end)
+    # It is waited for by number, with its exact CPU time; the object must not do that on its own, or complain.
+    process.returncode = 0
+    threading.Thread(target=_discard, args=(screen,), name="bochs-screen", daemon=True).start()
+    return process.pid
+
+
 class BochsMachine:
     """One running emulator. Use it as a context manager, or call :meth:`kill`.
 
     ``serial_fd`` is our end of COM1 when the configuration names no file. Raises :class:`ToolMissing` when the
-    emulator is not installed and :class:`EmulatorFailed` when it cannot be started.
+    emulator is not installed and :class:`EmulatorFailed` when it cannot be started. ``start`` makes the process, a
+    child of this one, from a configuration and the name of COM1's device, and returns its number.
     """
 
-    def __init__(self, config: BochsConfig) -> None:
-        # Debian's `bochs` is a shell script that starts `bochs-bin`.
-        program = shutil.which("bochs-bin") or shutil.which("bochs")
-        if program is None:
-            raise ToolMissing("The emulator 'bochs' is not installed on this machine.", help=_INSTALL)
+    def __init__(self, config: BochsConfig, start: Callable[[BochsConfig, str], int] = start_process) -> None:
         self.config = config
         config.folder.mkdir(parents=True, exist_ok=True)
         self._cpu_seconds = 0.0
+        self._returncode: int | None = None
         self._fds: list[int] = []
         self.serial_fd = -1
         device = str(config.serial)
         if config.serial is None:
-            self.serial_fd, theirs, device = _raw_pty()
+            self.serial_fd, theirs, device = raw_pty()
             # Kept open here: the line must not hang up while the emulator opens it.
             self._fds += [self.serial_fd, theirs]
-        rc, commands = config.folder / "bochsrc", config.folder / "bochs.commands"
-        rc.write_text(config.render(device), encoding="utf-8")
-        # Debian builds Bochs with its debugger, which waits for a command; `c` is "continue".
-        commands.write_text("c\n", encoding="utf-8")
-        screen, screen_end, _ = _raw_pty()
         try:
-            self._process = subprocess.Popen(
-                [program, "-q", "-f", str(rc), "-rc", str(commands)],
-                # The display asks for keys all the time and waits a little for each on a terminal; never here.
-                stdin=subprocess.DEVNULL,
-                stdout=screen_end,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "TERM": "vt100", "LINES": "25", "COLUMNS": "80"},
-                # A session of its own: a terminal's Ctrl-C is ours to handle, not the emulator's.
-                start_new_session=True,
-            )
-        except OSError as error:
-            os.close(screen)
+            self.pid = start(config, device)
+        except BaseException:
             self._close_fds()
-            raise EmulatorFailed(f"'{program}' could not be started: {error}.") from error
-        finally:
-            os.close(screen_end)
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._drain = threading.Thread(target=_discard, args=(screen,), name="bochs-screen", daemon=True)
-        self._drain.start()
+            raise
+        self._pidfd = os.pidfd_open(self.pid)
 
     def __enter__(self) -> BochsMachine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     @property
     def log(self) -> Path:
@@ -168,7 +184,7 @@ class BochsMachine:
 
     def ended(self) -> bool:
         """Whether the process is over, without collecting it: what it sent can still be read."""
-        return self._process.returncode is not None or bool(select.select([self._pidfd], [], [], 0)[0])
+        return self._returncode is not None or bool(select.select([self._pidfd], [], [], 0)[0])
 
     def poll(self) -> int | None:
         """Exit status, or ``None`` while it runs (1 is Bochs' normal end)."""
@@ -183,16 +199,16 @@ class BochsMachine:
 
     def _reap(self, seconds: float) -> int | None:
         """Wait up to ``seconds``; on the end collect the status and the exact CPU time."""
-        if self._process.returncode is None:
+        if self._returncode is None:
             # One wait, woken by the kernel, instead of polling: most runs last a tenth of a second.
             if not select.select([self._pidfd], [], [], seconds)[0]:
                 return None
-            _, status, usage = os.wait4(self._process.pid, 0)
-            self._process.returncode = os.waitstatus_to_exitcode(status)
+            _, status, usage = os.wait4(self.pid, 0)
+            self._returncode = os.waitstatus_to_exitcode(status)
             self._cpu_seconds = usage.ru_utime + usage.ru_stime
             os.close(self._pidfd)
             self._close_fds()
-        return self._process.returncode
+        return self._returncode
 
     def pause(self) -> None:
         """Stop the process; it uses no CPU and its emulated time stands still until :meth:`resume`."""
@@ -203,8 +219,8 @@ class BochsMachine:
 
     def cpu_seconds(self) -> float:
         """CPU time the emulator has used so far, in seconds."""
-        if self._process.returncode is None:
-            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        if self._returncode is None:
+            fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
             self._cpu_seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return self._cpu_seconds
 
@@ -215,9 +231,9 @@ class BochsMachine:
             self.wait(Deadline.after(10))
 
     def _signal(self, number: int) -> None:
-        if self._process.returncode is None:
+        if self._returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
+                os.kill(self.pid, number)
 
     def _close_fds(self) -> None:
         while self._fds:

@@ -180,3 +180,26 @@ def build_image(spec: ImageSpec, *, build_dir: Path | None = None) -> Image:
             shutil.rmtree(work, ignore_errors=True)
             raise
     return image
+
+
+#: What runs on the machine of the harness itself; the oldest glibc that Python 3.11 wheels expect.
+_LIBRARY_FLAGS = (
+    "-target", "x86_64-linux-gnu.2.31", "-shared", "-fPIC", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror",
+    "-fno-sanitize=all",
+)  # fmt: skip
+
+
+def build_library(source: Path, *, build_dir: Path | None = None) -> Path:
+    """Build one C file into a shared library for this machine, unless it was built before.
+
+    Raises :class:`BuildFailed` with the compiler's message, :class:`ToolMissing` without a compiler.
+    """
+    root = (build_dir or BUILD_DIR) / "images"
+    root.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256("\0".join((toolchain_version(), *_LIBRARY_FLAGS)).encode() + source.read_bytes())
+    library = root / f"{source.stem}-{digest.hexdigest()[:24]}.so"
+    if not library.exists():
+        with FileLock(root / f".{source.stem}.lock"), tempfile.TemporaryDirectory(dir=root) as work:
+            _run((*_zig("cc"), *_LIBRARY_FLAGS, source, "-o", Path(work) / library.name), source.name)
+            (Path(work) / library.name).rename(library)
+    return library

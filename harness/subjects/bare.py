@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.bochs import CPU_MODELS, BochsConfig, BochsMachine
+from harness.bochs import CPU_MODELS, BochsConfig, nursery_seconds, start_machine
 from harness.errors import EmulatorFailed, GuestHang, GuestSilent, TestDefect
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
 from harness.hosts.state import HostDebugState
@@ -59,7 +59,7 @@ class BareGuest:
         self._console = b""
         self._deadline = Deadline.after(seconds)
         self._result: Result | None = None
-        self.machine = BochsMachine(BochsConfig(vendor, folder, image, ncpu=rom.program.vcpus, serial=self._serial))
+        self.machine = start_machine(BochsConfig(vendor, folder, image, ncpu=rom.program.vcpus, serial=self._serial))
 
     def wait_phase(self, phase: int) -> None:
         while phase not in phases(self._console, self._rom.nonce):
@@ -160,12 +160,17 @@ class BareSubject:
             capabilities=frozenset({"bare", "smp"}),
         )
         self.recorder = recorder
-        #: CPU seconds of all emulators so far.
-        self.bochs_seconds = 0.0
+        self._machine_seconds = 0.0
+        self._nursery_before = nursery_seconds()
 
     @property
     def platform(self) -> Platform:
         return self._platform
+
+    @property
+    def bochs_seconds(self) -> float:
+        """CPU seconds of all emulators so far, with what it took to set them up."""
+        return self._machine_seconds + nursery_seconds() - self._nursery_before
 
     @property
     def host(self) -> HostActions:
@@ -195,6 +200,6 @@ class BareSubject:
                 yield guest
             finally:
                 guest.machine.kill()
-                self.bochs_seconds += guest.machine.cpu_seconds()
+                self._machine_seconds += guest.machine.cpu_seconds()
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: other unless they are the same package.
 RANKS: tuple[tuple[str, ...], ...] = (
     ("errors", "verdicts", "timing", "redaction"),
-    ("recording", "build", "bochs"),
+    ("recording", "build"),
+    ("bochs",),
     ("guest",),
     ("inventory", "transport"),
     ("hosts",),
