@@ -217,6 +217,13 @@ class RecordsDamaged(InfraError):
     help = "The console transport lost data: run the cell again and check the host's load and console."
 
 
+class TraceIncomplete(InfraError):
+    """dtrace lost records, met errors in its actions, or ended before its time: nothing can be concluded."""
+
+    code = "INFRA-TRACE"
+    help = "Run the case alone; a larger buffer (-x bufsize) or fewer exits keep dtrace from losing records."
+
+
 class HostLost(InfraError):
     """The host could not be brought back."""
 

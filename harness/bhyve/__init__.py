@@ -1,6 +1,16 @@
 """bhyve and bhyvectl as Python: command lines out, checked answers in."""
 
-from harness.bhyve.bhyvectl import check_set, get_command, parse_registers, parse_stats, set_command, stats_command
+from harness.bhyve.bhyvectl import (
+    check_set,
+    get_command,
+    parse_descriptor,
+    parse_registers,
+    parse_stats,
+    set_capability_command,
+    set_command,
+    set_descriptor_command,
+    stats_command,
+)
 from harness.bhyve.command import BhyveOptions
 from harness.bhyve.ending import HALT_DONE, TESTDEV_DONE, Ending, Exit, interpret
 from harness.bhyve.runscript import Finished, HostView, RunScript
@@ -19,10 +29,13 @@ __all__ = [
     "find_command",
     "get_command",
     "interpret",
+    "parse_descriptor",
     "parse_registers",
     "parse_stats",
     "remove_machine",
+    "set_capability_command",
     "set_command",
+    "set_descriptor_command",
     "stats_command",
     "stop_guest",
 ]

@@ -31,6 +31,17 @@ def set_command(vm: str, values: Mapping[str, int], cpu: int = 0) -> str:
     return _bhyvectl(vm, [f"--set-{name}={value:#x}" for name, value in values.items()], cpu)
 
 
+def set_descriptor_command(vm: str, name: str, values: tuple[int, int, int], cpu: int = 0) -> str:
+    """Set base, limit and access rights of a segment or a descriptor table of a vCPU."""
+    parts = [f"--desc-{part}={value:#x}" for part, value in zip(("base", "limit", "access"), values, strict=True)]
+    return _bhyvectl(vm, [f"--set-desc-{name}", *parts], cpu)
+
+
+def set_capability_command(vm: str, name: str, on: bool, cpu: int = 0) -> str:
+    """Switch a capability of a vCPU."""
+    return _bhyvectl(vm, [f"--capname={name}", f"--setcap={int(on)}"], cpu)
+
+
 def stats_command(vm: str, cpu: int = 0) -> str:
     """Statistics of a vCPU."""
     return _bhyvectl(vm, ["--get-stats"], cpu)
@@ -47,6 +58,16 @@ def parse_registers(result: CommandResult, names: Sequence[str], cpu: int = 0) -
         return {name: int(found[name].split("/")[0], 16) for name in names}
     except ValueError:
         raise UnexpectedAnswer(f"'{result.command}' printed something else than numbers: {_said(result)}.") from None
+
+
+def parse_descriptor(result: CommandResult, name: str, cpu: int = 0) -> tuple[int, int, int]:
+    """Base, limit and access rights, which tables do not have; raises :class:`ToolMismatch` when it is not printed."""
+    label = name if name in ("gdtr", "idtr") else f"{name} desc"
+    for shown, vcpu, value in _LINE.findall(result.text):
+        parts = value.split("/")
+        if shown == label and int(vcpu) == cpu and len(parts) >= 2:
+            return int(parts[0], 16), int(parts[1], 16), int(parts[2], 16) if len(parts) > 2 else 0
+    raise ToolMismatch(f"'{result.command}' printed no line for {label}: {_said(result)}.")
 
 
 def check_set(result: CommandResult) -> None:

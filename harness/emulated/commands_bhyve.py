@@ -12,6 +12,7 @@ from harness.emulated.commands_kernel import KernelPrograms
 from harness.emulated.ctl import Code, KernelError, name_field
 from harness.emulated.host import EmulatedHost, Process
 from harness.emulated.shell import Context, Program
+from harness.emulated.streams import read_all
 from harness.emulated.vfs import FileError, FileSystem
 from harness.errors import EmulatorFailed
 
@@ -33,8 +34,9 @@ REGISTERS = {
 }  # fmt: skip
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
 TABLES = {"idtr": 30, "gdtr": 31}
+CAPABILITIES = ("hlt_exit", "mtrap_exit", "pause_exit", "unrestricted_guest", "enable_invpcid", "bpt_exit")
 SETTABLE = {
-    "efer", "cr0", "cr2", "cr3", "cr4", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7", "rsp", "rip", "rax", "rflags",
+    *SEGMENTS, "efer", "cr0", "cr2", "cr3", "cr4", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7", "rsp", "rip", "rax", "rflags",
 }  # fmt: skip
 
 _USAGE = "Usage: bhyvectl --vm=<vmname>\n       [--cpu=<vcpu_number>]\n       [--create]\n       [--destroy]\n"
@@ -119,7 +121,7 @@ class BhyvePrograms:
         self._kernel = kernel
 
     def table(self) -> dict[str, Program]:
-        return {"bhyve": self.bhyve, "bhyvectl": self.bhyvectl}
+        return {"bhyve": self.bhyve, "bhyvectl": self.bhyvectl, "dd": self.dd}
 
     # --- bhyve -------------------------------------------------------------------------------------------------
 
@@ -206,6 +208,31 @@ class BhyvePrograms:
             except (KernelError, EmulatorFailed):
                 return
 
+    # --- guest memory -----------------------------------------------------------------------------------------
+
+    def dd(self, context: Context, argv: list[str]) -> int:
+        """Between standard input or output and the memory of a guest, ``/dev/vmm/NAME``."""
+        words = dict(word.partition("=")[::2] for word in argv[1:])
+        size = int(words.get("bs", "512"))
+        vm = self.host.files.device(words.get("of", words.get("if", "")))
+        if vm is None or vm == "null" or ("of" in words) == ("if" in words):
+            context.err(f"dd: {words.get('of') or words.get('if') or 'stdin'}: No such file or directory\n")
+            return 1
+        try:
+            if "of" in words:
+                at, data = int(words.get("oseek", words.get("seek", "0"))) * size, read_all(context.stdin)
+                self.host.machine.vm_request(Code.VM_WRITE, vm, struct.pack("<Q", at) + data)
+            else:
+                at, count = int(words.get("iseek", words.get("skip", "0"))) * size, int(words.get("count", "1")) * size
+                data = self.host.machine.vm_request(Code.VM_READ, vm, struct.pack("<QI", at, count))
+                context.stdout.write(data)
+        except KernelError:
+            context.err(f"dd: /dev/vmm/{vm}: Bad address\n")
+            return 1
+        blocks = f"{len(data) // size}+{int(len(data) % size > 0)} records"
+        context.err(f"{blocks} in\n{blocks} out\n{len(data)} bytes transferred\n")
+        return 0
+
     # --- bhyvectl ----------------------------------------------------------------------------------------------
 
     def bhyvectl(self, context: Context, argv: list[str]) -> int:
@@ -213,7 +240,7 @@ class BhyvePrograms:
         flags: list[str] = []
         for word in argv[1:]:
             name, equals, value = word.removeprefix("--").partition("=")
-            if not word.startswith("--") or not self._known(name) or (name.startswith("set-") and not equals):
+            if not word.startswith("--") or not self._known(name) or (self._needs_value(name) and not equals):
                 context.err(f"bhyvectl: unrecognized option `{word}'\n{_USAGE}")
                 return 1
             flags.append(name)
@@ -228,14 +255,18 @@ class BhyvePrograms:
     def _known(name: str) -> bool:
         plain = {
             "vm", "cpu", "create", "destroy", "get-stats", "get-all", "force-reset", "force-poweroff", "inject-nmi",
-            "get-exit-reason",
+            "get-exit-reason", "desc-base", "desc-limit", "desc-access", "capname", "setcap", "getcap",
         }  # fmt: skip
         kind, _, register = name.partition("-")
         return (
             name in plain
             or (kind == "get" and (register in REGISTERS or register.removeprefix("desc-") in (*SEGMENTS, *TABLES)))
-            or (kind == "set" and register in SETTABLE)
+            or (kind == "set" and (register in SETTABLE or register.removeprefix("desc-") in (*SEGMENTS, *TABLES)))
         )
+
+    @staticmethod
+    def _needs_value(name: str) -> bool:
+        return name.startswith("set-") and not name.startswith("set-desc-")
 
     def _control(self, context: Context, vm: str, flags: list[str], values: dict[str, str]) -> int:
         if "create" in flags:
@@ -257,9 +288,10 @@ class BhyvePrograms:
             # Setters first, as bhyvectl does; then actions; then what it prints.
             for flag in flags:
                 if flag.startswith("set-"):
-                    register = struct.pack("<iiQ", number, REGISTERS[flag[4:]], strtoul(values[flag]))
-                    self.host.machine.vm_request(Code.SET_REG, vm, register)
+                    self._set(vm, number, flag[4:], values)
             self._act(vm, flags)
+            if "setcap" in flags or "getcap" in flags:
+                self._capability(context, vm, number, values)
             for flag in flags:
                 if flag.startswith("get-"):
                     context.out(self._get(vm, number, flag[4:]))
@@ -268,6 +300,28 @@ class BhyvePrograms:
         except KernelError as error:
             return self._errno(context, error.errno)
         return 0
+
+    def _set(self, vm: str, cpu: int, what: str, values: dict[str, str]) -> None:
+        if not what.startswith("desc-"):
+            register = struct.pack("<iiQ", cpu, REGISTERS[what], strtoul(values[f"set-{what}"]))
+            self.host.machine.vm_request(Code.SET_REG, vm, register)
+            return
+        name = what.removeprefix("desc-")
+        base, limit, access = (strtoul(values.get(f"desc-{part}", "0")) for part in ("base", "limit", "access"))
+        head = struct.pack("<ii", cpu, TABLES.get(name, REGISTERS.get(name, 0)))
+        descriptor = struct.pack("<QII", base, limit & 0xFFFFFFFF, access & 0xFFFFFFFF)
+        self.host.machine.vm_request(Code.SET_DESC, vm, head + descriptor)
+
+    def _capability(self, context: Context, vm: str, cpu: int, values: dict[str, str]) -> None:
+        name = values.get("capname", "")
+        if name not in CAPABILITIES:
+            raise KernelError(EINVAL)
+        head = struct.pack("<ii", cpu, CAPABILITIES.index(name))
+        if "setcap" in values:
+            self.host.machine.vm_request(Code.SET_CAP, vm, head + struct.pack("<i", strtoul(values["setcap"]) & 1))
+            return
+        (value,) = struct.unpack_from("<i", self.host.machine.vm_request(Code.GET_CAP, vm, head))
+        context.out(f'Capability "{name}" is {"set" if value else "not set"} on vcpu {cpu}\n')
 
     @staticmethod
     def _errno(context: Context, errno: int) -> int:

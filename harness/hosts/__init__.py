@@ -11,6 +11,8 @@ from harness.hosts.facts import (
 from harness.hosts.host import Boot, Host
 from harness.hosts.messages import complaints, hardware_trouble
 from harness.hosts.modules import LoadedFile, Modules
+from harness.hosts.observation import Observation
+from harness.hosts.tracing import ProbeRow
 from harness.hosts.witness import Witness
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "Host",
     "LoadedFile",
     "Modules",
+    "Observation",
+    "ProbeRow",
     "Witness",
     "collect_facts",
     "complaints",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 
 from harness.errors import UnexpectedAnswer
 from harness.hosts.host import Host
+from harness.hosts.observation import Observation
 from harness.hosts.state import HostDebugState, SentinelReport
+from harness.hosts.tracing import ProbeRow, Tracing
+from harness.hosts.tunables import tunable
 from harness.timing import Deadline
 from harness.transport import RemoteProcess
 
@@ -66,8 +69,9 @@ class RunningSentinel:
 class Witness:
     """Implements :class:`harness.subjects.protocol.HostActions`."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, vendor: str = "") -> None:
         self._host = host
+        self._tracing = Tracing(host, vendor)
 
     def plant(self, cpu: int, state: HostDebugState) -> HostDebugState:
         return parse_state(self._host.change(f'sysctl -n debug.vmmcheck.plant="cpu={cpu} {show_state(state)}"').text)
@@ -123,3 +127,20 @@ class Witness:
             off = f'sysctl debug.vmmcheck.step="cpu={cpu} on=0" >/dev/null'
             text = self._host.change(f"{off} && sysctl -n debug.vmmcheck.stepped").text
             report.update({name: int(value, 0) for name, value in _PAIR.findall(text)})
+
+    # --- dtrace, tunables -----------------------------------------------------------------------------------
+
+    def observe(self) -> AbstractContextManager[Observation]:
+        return self._tracing.observe()
+
+    def probes(self, description: str) -> list[ProbeRow]:
+        return self._tracing.probes(description)
+
+    def toggle_probes(self, times: int) -> None:
+        self._tracing.toggle(times)
+
+    def tunable(self, name: str, value: int) -> AbstractContextManager[None]:
+        return tunable(self._host, name, value)
+
+    def sysctl(self, name: str) -> str:
+        return self._host.check(f"sysctl -n {name}").text

@@ -7,21 +7,25 @@ from harness.inventory import BareHost, EmulatedHost, Host
 from harness.subjects import Platform
 
 #: What every host with bhyve offers.
-BHYVE = frozenset({"bhyve", "bhyvectl", "migration", "two-vms"})
+BHYVE = frozenset({"bhyve", "bhyvectl", "migration", "smp", "two-vms"})
 #: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
 FREEBSD = BHYVE | {"debugctl"}
 #: What the helper module and program built for its kernel add.
 WITNESS = frozenset({"witness", "sentinel", "dbregs"})
+#: What dtrace with the D programs of kernel/dtrace shows (``observe``), and a module that may be loaded again with
+#: other tunables (``tunables``).
+PROBES = frozenset({"observe", "tunables"})
 #: What the emulated host's witnesses add. ``debugctl`` is missing: Bochs has no such register.
-#: ``tool-validates``: a bad DR6 is refused and cannot take the host down (a hazard elsewhere).
-EMULATED = BHYVE | WITNESS | {"tool-validates", "step-entry", "fbt", "vmcb-cache"}
+#: ``tool-validates``: a bad DR6 is refused and cannot take the host down (a hazard elsewhere). ``vmcb-cache``: the
+#: processor really keeps VMCB fields whose clean bit is set, so that a stale one shows; Bochs by itself does not.
+EMULATED = BHYVE | WITNESS | PROBES | {"tool-validates", "step-entry", "fbt", "vmcb-cache"}
 
 
 def platform_of(alias: str, host: Host) -> Platform:
     """The column of a host."""
     if isinstance(host, BareHost):
         model = CPU_MODELS[host.vendor]
-        return Platform(alias, "bare", host.vendor, f"bare Bochs {model}", True, frozenset({"bare"}))
+        return Platform(alias, "bare", host.vendor, f"bare Bochs {model}", True, frozenset({"bare", "smp"}))
     if isinstance(host, EmulatedHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
         return Platform(alias, "emulated", host.vendor, heading, True, EMULATED, host.ncpu)

@@ -125,6 +125,18 @@ class BareGuest:
     def try_set_registers(self, vcpu: int = 0, **values: int) -> bool:
         raise TestDefect(_NO_HOST)
 
+    def descriptor(self, name: str, vcpu: int = 0) -> tuple[int, int, int]:
+        raise TestDefect(_NO_HOST)
+
+    def set_descriptor(self, name: str, base: int, limit: int, access: int = 0, vcpu: int = 0) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def set_capability(self, name: str, on: bool, vcpu: int = 0) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        raise TestDefect(_NO_HOST)
+
     def stats(self, vcpu: int = 0) -> Mapping[str, int]:
         raise TestDefect(_NO_HOST)
 

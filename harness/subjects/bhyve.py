@@ -19,9 +19,12 @@ from harness.bhyve import (
     find_command,
     get_command,
     interpret,
+    parse_descriptor,
     parse_registers,
     parse_stats,
+    set_capability_command,
     set_command,
+    set_descriptor_command,
     stats_command,
     stop_guest,
 )
@@ -150,6 +153,21 @@ class BhyveGuest:
     def try_set_registers(self, vcpu: int = 0, **values: int) -> bool:
         return self._host.try_change(set_command(self._name, values, vcpu)).status == 0
 
+    def descriptor(self, name: str, vcpu: int = 0) -> tuple[int, int, int]:
+        return parse_descriptor(self._host.run(get_command(self._name, [f"desc-{name}"], vcpu)), name, vcpu)
+
+    def set_descriptor(self, name: str, base: int, limit: int, access: int = 0, vcpu: int = 0) -> None:
+        check_set(self._host.try_change(set_descriptor_command(self._name, name, (base, limit, access), vcpu)))
+
+    def set_capability(self, name: str, on: bool, vcpu: int = 0) -> None:
+        check_set(self._host.try_change(set_capability_command(self._name, name, on, vcpu)))
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        if address % len(data):
+            raise TestDefect(f"{len(data)} bytes cannot be written at {address:#x}: it is no multiple of the length.")
+        blocks = f"bs={len(data)} oseek={address // len(data)}"
+        self._host.change(f"dd of=/dev/vmm/{self._name} {blocks} conv=notrunc 2>/dev/null", stdin=data)
+
     def stats(self, vcpu: int = 0) -> Mapping[str, int]:
         return parse_stats(self._host.run(stats_command(self._name, vcpu)))
 
@@ -208,7 +226,7 @@ class BhyveSubject:
     def __init__(self, platform: Platform, host: Host, *, testdev: bool = True) -> None:
         self._platform = platform
         self._host = host
-        self._witness = Witness(host)
+        self._witness = Witness(host, platform.vendor)
         self._testdev = testdev
         self._view: HostView | None = None
         self._seen_at = -1

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.guest import Program, Result
+from harness.hosts.observation import Observation
 from harness.hosts.state import HostDebugState, SentinelReport
+from harness.hosts.tracing import ProbeRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,18 @@ class RunningGuest(Protocol):
 
     def try_set_registers(self, vcpu: int = 0, **values: int) -> bool:
         """As :meth:`set_registers`; whether the tool accepted the values."""
+
+    def descriptor(self, name: str, vcpu: int = 0) -> tuple[int, int, int]:
+        """Base, limit and access rights of ``cs`` ... ``tr``, ``gdtr`` or ``idtr`` (0 for the rights of a table)."""
+
+    def set_descriptor(self, name: str, base: int, limit: int, access: int = 0, vcpu: int = 0) -> None:
+        """Set them; raises ``ToolMismatch`` when the tool refuses."""
+
+    def set_capability(self, name: str, on: bool, vcpu: int = 0) -> None:
+        """Switch a capability of bhyvectl's names (``pause_exit``, ``hlt_exit``, ...)."""
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Write guest memory at a guest-physical address that is a multiple of the length, without stopping it."""
 
     def stats(self, vcpu: int = 0) -> Mapping[str, int]:
         """VM statistics of a vCPU by FreeBSD's names."""
@@ -103,6 +117,24 @@ class HostActions(Protocol):
 
     def witness_variable(self) -> int:
         """Address of the witness variable."""
+
+    def observe(self) -> AbstractContextManager[Observation]:
+        """Watch the function that enters guests with dtrace; filled when the context ends.
+
+        Raises ``ProbeMismatch`` when it has no such probes, ``TraceIncomplete`` when something was lost.
+        """
+
+    def probes(self, description: str) -> list[ProbeRow]:
+        """Probes that ``dtrace -l -n`` lists for ``provider:module:function:name``."""
+
+    def toggle_probes(self, times: int) -> None:
+        """Switch the probes of :meth:`observe` on and off so often."""
+
+    def tunable(self, name: str, value: int) -> AbstractContextManager[None]:
+        """vmm.ko loaded anew with a loader tunable; no virtual machine may exist."""
+
+    def sysctl(self, name: str) -> str:
+        """Value of a sysctl."""
 
     def sentinel(
         self, cpu: int, *, watch: bool, pattern: HostDebugState | None = None
