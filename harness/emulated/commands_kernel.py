@@ -45,6 +45,12 @@ def show_registers(data: bytes) -> str:
     return " ".join(f"{name}={value:#x}" for name, value in zip(names, values, strict=True))
 
 
+def show_tables(data: bytes) -> str:
+    """One line with the descriptor tables of a CPU."""
+    names = ("gdtr_base", "gdtr_limit", "idtr_base", "idtr_limit", "ldtr", "tr", "tr_base", "tr_limit")
+    return " ".join(f"{name}={value:#x}" for name, value in zip(names, struct.unpack("<8Q", data), strict=True))
+
+
 class KernelPrograms:
     """Methods are programs; :meth:`table` names them."""
 
@@ -255,6 +261,8 @@ class KernelPrograms:
         self._need_witness()
         if what.startswith("state."):
             return show_registers(self.host.machine.request(Code.WITNESS_READ, struct.pack("<I", int(what[6:]))))
+        if what.startswith("tables."):
+            return show_tables(self.host.machine.request(Code.WITNESS_TABLES, struct.pack("<I", int(what[7:]))))
         if what == "variable":
             return f"{struct.unpack('<Q', self.host.machine.request(Code.WITNESS_ADDRESS))[0]:#x}"
         return self.host.witness.get(what, "0")

@@ -67,6 +67,7 @@ class Code(IntEnum):
     SENTINEL_START = 0x56
     SENTINEL_STOP = 0x57
     WITNESS_ADDRESS = 0x58
+    WITNESS_TABLES = 0x59
     FBT_LIST = 0x60
     FBT_ENABLE = 0x61
     FBT_READ = 0x62

@@ -79,6 +79,13 @@ class Witness:
     def state(self, cpu: int) -> HostDebugState:
         return parse_state(self._host.check(f"sysctl -n debug.vmmcheck.state.{cpu}").text)
 
+    def descriptor_tables(self, cpu: int) -> Mapping[str, int]:
+        text = self._host.check(f"sysctl -n debug.vmmcheck.tables.{cpu}").text
+        values = {name: int(value, 0) for name, value in _PAIR.findall(text)}
+        if not {"gdtr_base", "gdtr_limit", "idtr_base", "idtr_limit", "ldtr", "tr"} <= values.keys():
+            raise UnexpectedAnswer(f"Expected descriptor tables by name, found {text[:200]!r}.")
+        return values
+
     def touch(self, cpu: int, count: int) -> int:
         touch = f'sysctl debug.vmmcheck.touch="cpu={cpu} count={count}" >/dev/null'
         return _number(self._host.change(f"{touch} && sysctl -n debug.vmmcheck.hits").text)

@@ -18,7 +18,7 @@ PROBES = frozenset({"observe", "tunables"})
 #: What the emulated host's witnesses add. ``debugctl`` is missing: Bochs has no such register.
 #: ``tool-validates``: a bad DR6 is refused and cannot take the host down (a hazard elsewhere). ``vmcb-cache``: the
 #: processor really keeps VMCB fields whose clean bit is set, so that a stale one shows; Bochs by itself does not.
-EMULATED = BHYVE | WITNESS | PROBES | {"tool-validates", "step-entry", "fbt", "vmcb-cache"}
+EMULATED = BHYVE | WITNESS | PROBES | {"tool-validates", "step-entry", "fbt", "host-tables", "vmcb-cache"}
 
 
 def platform_of(alias: str, host: Host) -> Platform:

@@ -152,6 +152,9 @@ class BareGuest:
     def inject_nmi(self) -> None:
         raise TestDefect(_NO_HOST)
 
+    def thread_number(self, vcpu: int = 0) -> int:
+        raise TestDefect(_NO_HOST)
+
     def thread_debug_registers(self) -> HostDebugState:
         raise TestDefect(_NO_HOST)
 

@@ -183,6 +183,9 @@ class BhyveGuest:
     def inject_nmi(self) -> None:
         self._host.change(shlex.join(["bhyvectl", f"--vm={self._name}", "--inject-nmi"]))
 
+    def thread_number(self, vcpu: int = 0) -> int:
+        return int(self._thread(vcpu))
+
     def thread_debug_registers(self) -> HostDebugState:
         command = f"{self._host.folder}/vmmwitness dbregs get {self._process_id()} {self._thread(0)}"
         return parse_state(self._host.check(command).text)

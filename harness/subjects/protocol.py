@@ -82,6 +82,9 @@ class RunningGuest(Protocol):
     def inject_nmi(self) -> None:
         """Inject a non-maskable interrupt into vCPU 0."""
 
+    def thread_number(self, vcpu: int = 0) -> int:
+        """The host's number of a vCPU's thread, as ``procstat -t`` shows it."""
+
     def thread_debug_registers(self) -> HostDebugState:
         """Debug registers of the vCPU thread itself, as ptrace reads them (PT_GETDBREGS)."""
 
@@ -105,6 +108,9 @@ class HostActions(Protocol):
 
     def state(self, cpu: int) -> HostDebugState:
         """Hardware debug registers of host CPU ``cpu`` now."""
+
+    def descriptor_tables(self, cpu: int) -> Mapping[str, int]:
+        """GDTR, IDTR, LDTR and TR of host CPU ``cpu`` now: ``gdtr_base``, ``gdtr_limit``, ..., ``tr``, ``tr_base``."""
 
     def touch(self, cpu: int, count: int) -> int:
         """Touch the witness variable ``count`` times on ``cpu``; debug exceptions that the host counted."""

@@ -44,6 +44,28 @@ give_state(struct args *a, const struct host_debug_state *state)
 	give64(a, state->debugctl);
 }
 
+/* The descriptor tables of this CPU. Of TR, what its descriptor in the GDT says: the busy bit is the processor's. */
+static void
+give_tables(struct args *a)
+{
+	struct region_descriptor gdtr, idtr;
+	const uint64_t *descriptor;
+	uint16_t tr;
+
+	sgdt(&gdtr);
+	sidt(&idtr);
+	__asm__ __volatile__("str %0" : "=r"(tr));
+	descriptor = (const uint64_t *)(uintptr_t)(gdtr.base + (tr & ~7u));
+	give64(a, gdtr.base);
+	give64(a, gdtr.limit);
+	give64(a, idtr.base);
+	give64(a, idtr.limit);
+	give64(a, sldt());
+	give64(a, tr);
+	give64(a, ((descriptor[0] >> 16) & 0xffffff) | ((descriptor[0] >> 32) & 0xff000000) | descriptor[1] << 32);
+	give64(a, (descriptor[0] & 0xffff) | ((descriptor[0] >> 32) & 0xf0000));
+}
+
 static int
 witness(struct args *a, uint8_t code)
 {
@@ -86,6 +108,9 @@ witness(struct args *a, uint8_t code)
 		give64(a, pc->pc_steps);
 		give64(a, pc->pc_tf_lost);
 		give64(a, pc->pc_entries);
+		break;
+	case CTL_WITNESS_TABLES:
+		give_tables(a);
 		break;
 	case CTL_MSR_READ:
 		msr = (uint32_t)take(a, 4);
@@ -269,6 +294,7 @@ ctl_host_request(uint8_t code, struct args *a, int *error)
 	case CTL_WITNESS_READ:
 	case CTL_WITNESS_TOUCH:
 	case CTL_WITNESS_STEP:
+	case CTL_WITNESS_TABLES:
 	case CTL_MSR_READ:
 	case CTL_MSR_WRITE:
 	case CTL_CPUID:

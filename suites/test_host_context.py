@@ -1,0 +1,297 @@
+"""What the host keeps across VM entry, seen by probes on the function that enters the guest (HST)."""
+
+from __future__ import annotations
+
+from harness.cases import axis, case
+from harness.errors import HostStateMismatch, ProbeMismatch
+from harness.expect import expect_equal, expect_register, expect_that
+from harness.guest import Program
+from harness.guest.registers import DR6_BS, DR6_INACTIVE, DR7_RESET, dr7
+from harness.hosts import Observation
+from harness.subjects import HostDebugState, Subject
+from suites.corpus import corpus, page
+from suites.guestlib import BUSY, expect_debug_registers
+from suites.vocabulary import DISTINCT
+
+#: The function that enters a guest.
+SWITCH = {"intel": "vmx_enter_guest", "amd": "svm_launch"}
+#: VM exits of a run: what an emulator does in a second, and what a processor does in one.
+EXITS = {True: 2_000, False: 1_000_000}
+
+CANARY = 0xCAFE_F00D_DEAD_BEEF
+#: What a guest may have in %rbp: its canary, nothing, an address of user space, one that is not canonical.
+FRAMES = (CANARY, 0, 0x7FFF_DEAD_B000, 0x8000_0000_0000_0000)
+
+#: Other values in every register, DR7 armed on an address that nothing touches.
+PLANTED = HostDebugState(
+    dr0=0xFFFF_8000_1234_0008,
+    dr1=0xFFFF_8000_2345_0010,
+    dr2=0xFFFF_8000_3456_0018,
+    dr3=0xFFFF_8000_4567_0020,
+    dr6=DR6_INACTIVE | 0xA,
+    dr7=dr7(3, "write", 8, "G"),
+)
+
+
+def many_exits(subject: Subject) -> Program:
+    """A guest with hostile bases that leaves many times."""
+    program = Program("many exits")
+    program.execute("hostile_bases", 0xFFFF_8000_0BAD_0000, 0x0000_0BAD_0000_0008, 0x7FFF_0BAD_0000)
+    program.exit("cpuid", EXITS[subject.platform.emulated])
+    return program
+
+
+def expect_nothing_wrong(seen: Observation) -> None:
+    """The program found nothing that must not be, at none of the entries and returns."""
+    expect_that("entries seen", seen.entries > 0, "some", str(seen.entries), error=ProbeMismatch)
+    for what, times in sorted(seen.wrong.items()):
+        expect_equal(f"times it was {what}", times, 0, error=ProbeMismatch)
+
+
+def chain(functions: tuple[str, ...]) -> tuple[str, ...]:
+    """A stack from vm_run() outwards, where entry and return must agree."""
+    return functions[functions.index("vm_run") :] if "vm_run" in functions else ()
+
+
+@case(
+    "HST-01",
+    rule="Entry and return probes exist on the function of the running vendor that enters a guest",
+    requirement="S3.3",
+    needs=("observe",),
+)
+def test_the_world_switch_can_be_probed(subject: Subject) -> None:
+    function = SWITCH[subject.platform.vendor]
+    rows = subject.host.probes(f"fbt:vmm:{function}:")
+    names = sorted(row.name for row in rows if (row.module, row.function) == ("vmm", function))
+    expect_equal(f"probes of {function}", names, ["entry", "return"], error=ProbeMismatch)
+    # The control: a function that does not exist has none, whatever the tool's exit status says.
+    absent = subject.host.probes("fbt:vmm:no_such_function:")
+    expect_equal("probes of a function that does not exist", len(absent), 0, error=ProbeMismatch)
+
+
+@case(
+    "HST-02",
+    rule="In the return probe per-CPU data are right: CPU, thread and process are those of the vCPU thread",
+    requirement=("S2.1", "S3.2"),
+    needs=("observe",),
+)
+@axis("cpu", (0, 1), prefix="cpu")
+def test_per_cpu_data_are_valid_at_the_return(subject: Subject, cpu: int) -> None:
+    program = many_exits(subject)
+    program.sync(1)
+    with subject.host.observe() as seen, subject.start(program, pin=cpu, seconds=120) as guest:
+        guest.wait_phase(1)
+        thread = guest.thread_number()
+        guest.go()
+        guest.finish()
+    expect_nothing_wrong(seen)
+    found = [(one.tid, one.cpu, one.execname, one.name) for one in seen.threads]
+    expect_equal("threads that entered", found, [(thread, cpu, "bhyve", "vcpu 0")], error=ProbeMismatch)
+    expect_that(
+        "entries", seen.entries >= EXITS[subject.platform.emulated], "one for each exit", str(seen.entries),
+        error=ProbeMismatch,
+    )  # fmt: skip
+
+
+@case(
+    "HST-03",
+    rule="Entries equal returns, per thread and in total; arguments and return value are plausible, nothing is lost",
+    requirement=("S3.1", "S3.3"),
+    needs=("observe", "two-vms"),
+)
+def test_entries_and_returns_come_in_pairs(subject: Subject) -> None:
+    programs = []
+    for _ in range(2):
+        program = many_exits(subject)
+        program.exit("busy", BUSY // 4)
+        program.exit("out80", 20)
+        programs.append(program)
+    with (
+        subject.host.observe() as seen,
+        subject.start(programs[0], pin=0, name="one", seconds=120) as one,
+        subject.start(programs[1], pin=1, name="two", seconds=120) as two,
+    ):
+        one.finish()
+        two.finish()
+    expect_nothing_wrong(seen)
+    expect_equal("returns", seen.returns, seen.entries, error=ProbeMismatch)
+    expect_equal("returns by their places", sum(seen.sites.values()), seen.returns, error=ProbeMismatch)
+    expect_equal("threads that entered", len(seen.threads), 2, error=ProbeMismatch)
+    for thread in seen.threads:
+        expect_that(
+            f"entries of thread {thread.tid}", thread.entries >= EXITS[subject.platform.emulated],
+            "one for each exit", str(thread.entries), error=ProbeMismatch,
+        )  # fmt: skip
+    expect_equal("contexts, one for each vCPU", len(seen.contexts), 2, error=ProbeMismatch)
+
+
+@case(
+    "HST-04",
+    rule="Stacks at entry and return are the same chain and never a guest address, whatever the guest has in RBP",
+    requirement=("S3.1", "S3.3"),
+    needs=("observe",),
+)
+@axis("rbp", FRAMES, prefix="rbp")
+def test_the_stack_can_be_walked_through_the_frame(subject: Subject, rbp: int) -> None:
+    program = Program("a frame pointer of its own")
+    kept = program.execute("exits_with_rbp", rbp, 200, result=True)
+    changed = program.execute("fuzz_registers", 0x0123_4567_89AB_CDEF ^ rbp, 300, result=True)
+    with subject.host.observe() as seen:
+        result = subject.run(program, pin=0)
+    expect_register("the guest's rbp after its exits", result.value(kept), rbp)
+    expect_equal("guest registers that changed across exits", result.value(changed), 0)
+    expect_nothing_wrong(seen)
+    for where, stacks in (("entry", seen.entry_stacks), ("return", seen.return_stacks)):
+        expect_that(f"stacks seen at {where}", bool(stacks), "some", f"{len(stacks)}", error=ProbeMismatch)
+        for stack in stacks:
+            shown = " < ".join(stack.functions)
+            expect_that(f"stack at {where}", "vm_run" in stack.functions, "reaches vm_run", shown, error=ProbeMismatch)
+            inner = stack.functions[: stack.functions.index("vm_run")]
+            foreign = [name for name in inner if name.startswith("0x")]
+            expect_equal(f"addresses without a function at {where}", foreign, [], error=ProbeMismatch)
+    entered = {chain(stack.functions) for stack in seen.entry_stacks}
+    left = {chain(stack.functions) for stack in seen.return_stacks}
+    expect_equal("chains at return", sorted(left), sorted(entered), error=ProbeMismatch)
+
+
+@case(
+    "HST-04",
+    rule="Registers that a function must preserve survive exits of two guests that are inside at the same time",
+    requirement="S3.1",
+    needs=("two-vms",),
+)
+def test_two_guests_inside_at_once(subject: Subject) -> None:
+    """A context that two CPUs share is overwritten by the one while the other is in its guest."""
+    started = []
+    for seed in (0x1111_2222_3333_4444, 0x9999_AAAA_BBBB_CCCC):
+        program = Program("two at once")
+        program.sync(1)
+        changed = []
+        for _ in range(4):
+            program.exit("busy", 8)
+            changed.append(program.execute("fuzz_registers", seed, 100, result=True))
+        started.append((program, changed))
+    with (
+        subject.start(started[0][0], pin=0, name="one") as one,
+        subject.start(started[1][0], pin=1, name="two") as two,
+    ):
+        one.wait_phase(1)
+        two.wait_phase(1)
+        one.go()
+        two.go()
+        results = (one.finish(), two.finish())
+    for (_, handles), result in zip(started, results, strict=True):
+        for handle in handles:
+            expect_equal("guest registers that changed across exits", result.value(handle), 0)
+
+
+@case(
+    "HST-05",
+    rule="Probes switched on and off many times while guests run: no crash, guest results unchanged",
+    requirement=("S2.1", "S3.3"),
+    needs=("observe", "two-vms"),
+)
+def test_probes_on_and_off_while_guests_run(subject: Subject) -> None:
+    toggles = 15 if subject.platform.emulated else 1000
+    programs = []
+    for seed in (0x0F0F_1234_5678_9ABC, 0x7777_6666_5555_4444):
+        program = Program("toggled")
+        watched = program.watched()
+        for n, value in enumerate(DISTINCT):
+            program.set_dr(n, value ^ seed & 0xFFFF_0000)
+        program.arm(dr=1, address=watched, type="write", length=8)
+        program.sync(1)
+        program.exit("hlt_timer", 2)
+        changed = program.execute("fuzz_registers", seed, 200, result=True)
+        program.exit("hlt_timer", 2)
+        store = program.store(watched)
+        after = program.snapshot()
+        program.sync(2)
+        programs.append((program, changed, store, after, seed))
+    (one, *_), (two, *_) = programs
+    with subject.start(one, pin=0, name="one") as first, subject.start(two, pin=1, name="two") as second:
+        first.wait_phase(1)
+        second.wait_phase(1)
+        first.go()
+        second.go()
+        subject.host.toggle_probes(toggles)
+        first.wait_phase(2)
+        second.wait_phase(2)
+        first.go()
+        second.go()
+        results = (first.finish(), second.finish())
+    for (_, changed, store, after, seed), result in zip(programs, results, strict=True):
+        expect_equal("guest registers that changed across exits", result.value(changed), 0)
+        expect_equal("hits of the watch", len(result.exceptions_of(store)), 1)
+        for n in (0, 2, 3):
+            expect_register(f"dr{n}", result.snapshot(after)[n], DISTINCT[n] ^ seed & 0xFFFF_0000)
+
+
+@case(
+    "HST-07",
+    rule="Host GDTR, IDTR, LDTR and TR are equal before and after",
+    requirement="S3.2",
+    refs=("SDM3 27.5", "APM2 15.6"),
+    priority=2,
+    needs=("host-tables",),
+)
+@axis("kind", ("cpuid", "out80"))
+@axis("cpu", (0, 1), prefix="cpu")
+def test_the_hosts_descriptor_tables_survive(subject: Subject, kind: str, cpu: int) -> None:
+    before = subject.host.descriptor_tables(cpu)
+    program = Program("tables of its own")
+    program.use_tables("second_gdt")
+    program.exit(kind, 50)
+    program.use_tables("second_idt")
+    program.exit(kind, 50)
+    subject.run(program, pin=cpu)
+    after = subject.host.descriptor_tables(cpu)
+    for name, value in before.items():
+        expect_equal(f"host {name}", after[name], value, error=HostStateMismatch)
+
+
+@case(
+    "HST-09",
+    rule="DTrace on and off gives identical guest-visible results for the whole corpus",
+    requirement=("S2.1", "S3.3"),
+    needs=("observe",),
+)
+def test_observing_changes_nothing(subject: Subject) -> None:
+    alone = page(subject.run(corpus(), pin=0))
+    with subject.host.observe() as seen:
+        observed = page(subject.run(corpus(), pin=0))
+    expect_nothing_wrong(seen)
+    expect_equal("records", len(observed), len(alone))
+    different = [number for number, pair in enumerate(zip(alone, observed, strict=True)) if pair[0] != pair[1]]
+    expect_equal("records that differ", different, [])
+
+
+@case(
+    "HST-10",
+    rule="Host debug copies that DTrace sees at the entry function equal the values that were planted",
+    requirement="S1.4",
+    priority=2,
+    needs=("observe", "witness"),
+)
+@axis("cpu", (0, 1), prefix="cpu")
+def test_the_saved_host_registers_are_the_planted_ones(subject: Subject, cpu: int) -> None:
+    planted = subject.host.plant(cpu, PLANTED)
+    program = Program("hostile values")
+    for n, value in enumerate(DISTINCT):
+        program.set_dr(n, value)
+    program.set_dr(6, DR6_INACTIVE | DR6_BS | 5)
+    program.set_dr(7, DR7_RESET | 0x300)
+    program.exit("cpuid", 50)
+    program.exit("out80", 20)
+    after = program.snapshot()
+    with subject.host.observe() as seen:
+        result = subject.run(program, pin=cpu)
+    expect_debug_registers(
+        result.snapshot(after), DISTINCT, dr6=DR6_INACTIVE | DR6_BS | 5, dr7=DR7_RESET | 0x300
+    )
+    expect_equal("entries", sum(seen.saved.values()), seen.entries, error=ProbeMismatch)
+    for saved in seen.saved:
+        for name in ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7"):
+            expected = getattr(planted, name)
+            expect_equal(f"saved host {name}", getattr(saved, name), expected, error=HostStateMismatch)
+    subject.host.plant(cpu, HostDebugState())
