@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from harness.cases import axis, case
-from harness.expect import expect_equal, expect_exceptions, expect_register, expect_silence, expect_trap
+from harness.expect import (
+    expect_dr6,
+    expect_equal,
+    expect_exceptions,
+    expect_fault,
+    expect_register,
+    expect_silence,
+    expect_trap,
+)
 from harness.guest import Program
-from harness.guest.registers import dr7
+from harness.guest.registers import RFLAGS_RF, dr7
 from harness.subjects import Subject
 from suites.guestlib import force, run_with
 from suites.vocabulary import CORE_EXITS, ENABLES, LENGTHS, REGISTERS
+
+#: A page that programs map where they want it.
+ELSEWHERE = 0x4000_0000
+#: Another frame for it, which nothing else uses.
+OTHER_FRAME = 0x00A0_0000
+#: The local APIC's task-priority register: memory that the hypervisor answers for.
+APIC_TPR = 0xFEE0_0080
 
 OLD, NEW = 0x1122_3344_5566_7788, 0x0F0E_0D0C_0B0A_0908
 
@@ -169,6 +184,107 @@ def test_low_address_bits_are_ignored(subject: Subject, length: int) -> None:
 
 
 @case(
+    "DAT-07",
+    rule="Two registers together cover one misaligned quadword, each of its bytes and no other",
+    requirement=("S1.1", "S1.3"),
+    refs=("SDM3 17.2.5",),
+    priority=2,
+)
+@axis("exit_kind", ("none", "cpuid", "out80"))
+def test_two_registers_cover_a_misaligned_quadword(subject: Subject, exit_kind: str) -> None:
+    program = Program("misaligned quadword")
+    base = program.watched(size=32) + 4
+    program.set_dr(0, base)
+    program.set_dr(1, base + 4)
+    program.set_dr(7, dr7(0, "write", 4, "L") | dr7(1, "write", 4, "L"))
+    force(program, exit_kind)
+    below = program.store(base - 1, 1)
+    whole = program.store(base, 8)
+    low, high = program.store(base + 3, 1), program.store(base + 4, 1)
+    above = program.store(base + 8, 1)
+    result = subject.run(program)
+    for what, handle, causes in (("the quadword", whole, 3), ("its fourth byte", low, 1), ("its fifth byte", high, 2)):
+        hits = result.exceptions_of(handle)
+        expect_exceptions(what, hits, "#DB", ref="SDM3 17.2.5")
+        expect_dr6(hits[0], causes, ref="SDM3 17.2.5")
+    expect_silence("the byte below", result.exceptions_of(below), ref="SDM3 17.2.5")
+    expect_silence("the byte above", result.exceptions_of(above), ref="SDM3 17.2.5")
+
+
+@case(
+    "DAT-07",
+    rule="An access over the border of a cache line or page fires if any of its bytes matches",
+    requirement=("S1.1",),
+    refs=("SDM3 17.2.5",),
+    priority=2,
+)
+@axis("border", (0x0010_8040, 0x0010_9000, OTHER_FRAME), prefix="at_")
+@axis("byte", (-4, -1, 0, 3), prefix="byte")
+def test_access_over_a_border(subject: Subject, border: int, byte: int) -> None:
+    program = Program("over a border")
+    program.poke(border - 8, 8, 0)
+    program.poke(border, 8, 0)
+    program.arm(dr=1, address=border + byte, type="write", length=1)
+    over = program.store(border - 4, 8)
+    beside = program.store(border + 4, 4) if byte < 0 else program.store(border - 4, 4)
+    result = subject.run(program)
+    hits = result.exceptions_of(over)
+    expect_exceptions("the store over the border", hits, "#DB", ref="SDM3 17.2.5")
+    expect_trap(hits[0], dr=1)
+    expect_silence("a store on the other side only", result.exceptions_of(beside), ref="SDM3 17.2.5")
+
+
+#: Accesses that an instruction makes beside its operands: snippet -> type of the watch that sees it.
+IMPLICIT = {
+    "store_push_8": "write",
+    "store_pushf_8": "write",
+    "store_call_8": "write",
+    "store_enter_8": "write",
+    "store_int_frame_8": "write",
+    "store_fxsave": "write",
+    "store_xsave": "write",
+    "store_stosb": "write",
+    "copy_movsb": "write",
+    "load_pop_8": "readwrite",
+    "load_ret_8": "readwrite",
+}
+
+
+@case(
+    "DAT-08",
+    rule="Implicit accesses fire: stack, frames of interrupts, what XSAVE saves, destination of string instructions",
+    requirement=("S1.1",),
+    refs=("SDM3 17.3.1.2",),
+    priority=2,
+)
+@axis("snippet", tuple(IMPLICIT))
+def test_implicit_accesses_fire(subject: Subject, snippet: str) -> None:
+    # Loads from the stack run at CPL 3: at CPL 0 the handler's own frame would be such an access again.
+    user = snippet.startswith("load_")
+    program = Program("implicit access")
+    # Room for frames below, and an address that ends in 8 for the frame of an interrupt, in 0 for what saves state.
+    watched = program.watched(size=8192, align=4096) + (4096 + 8 if snippet == "store_int_frame_8" else 4096)
+    source = program.watched()
+    # Touched before: a page fault of the nested tables in the middle is what DAT-13 is about.
+    program.poke(watched, 8, OLD)
+    program.arm(dr=2, address=watched, type=IMPLICIT[snippet], length=8)
+    access = program.execute(snippet, watched, source, 1, user=user)
+    program.disarm()
+    silent = program.execute(snippet, watched, source, 1, user=user)
+    result = subject.run(program)
+    hits = result.exceptions_of(access)
+    # RET is prepared by a store to the same place, which is watched as well.
+    expect_exceptions(snippet, hits[-1:], "#DB", ref="SDM3 17.3.1.2")
+    expect_equal("debug exceptions", len(hits), 2 if snippet == "load_ret_8" else 1, ref="SDM3 17.3.1.2")
+    expect_dr6(hits[-1], 1 << 2, ref="SDM3 17.3.1.2")
+    expect_register("rf of the image", hits[-1].rflags, 0, mask=RFLAGS_RF, ref="SDM3 17.3.1.1")
+    # An interrupt is reported at its handler; everything else behind the instruction or at its target.
+    behind = hits[-1].rip != hits[-1].site if snippet == "store_int_frame_8" else hits[-1].rip == hits[-1].next
+    expect_equal("reported behind the access", behind, True, ref="SDM3 17.3.1.2")
+    expect_silence("the same access with the watch off", result.exceptions_of(silent))
+
+
+@case(
     "DAT-09",
     rule="Locked read-modify-write, XCHG and CMPXCHG (also the failing compare) fire once",
     requirement=("S1.1",),
@@ -189,6 +305,46 @@ def test_other_stores_fire_once(subject: Subject, how: str, exit_kind: str) -> N
     hits = result.exceptions_of(store)
     expect_exceptions(how, hits, "#DB", ref="SDM3 17.3.1.2")
     expect_trap(hits[0], dr=3)
+
+
+#: How a store faults -> the exception, whether at CPL 3, whether a repair and a second try make it succeed.
+FAULTS = {
+    "not_present": ("#PF", False, True),
+    "read_only": ("#PF", True, True),
+    "unaligned": ("#AC", True, False),
+    "non_canonical": ("#GP", False, False),
+}
+
+
+@case(
+    "DAT-10",
+    rule="A store that faults does not report; after repair and retry it reports exactly once",
+    requirement=("S1.1",),
+    refs=("SDM3 17.3.1.2",),
+    priority=2,
+)
+@axis("fault", tuple(FAULTS))
+@axis("exit_kind", ("none", "cpuid"))
+def test_a_faulting_store_does_not_report(subject: Subject, fault: str, exit_kind: str) -> None:
+    vector, user, repairable = FAULTS[fault]
+    program = Program(f"faulting store: {fault}")
+    target = {"unaligned": program.watched(size=32) + 4, "non_canonical": 1 << 47}.get(fault, ELSEWHERE + 64)
+    snippet = "store_checked_8" if fault == "unaligned" else "store_mov_8"
+    program.alignment_check(fault == "unaligned")
+    program.map(ELSEWHERE, OTHER_FRAME, present=fault != "not_present", writable=fault != "read_only")
+    # Four bytes: the watch is aligned even where the store is not.
+    program.arm(dr=0, address=target, type="write", length=4)
+    force(program, exit_kind)
+    alone = program.execute(snippet, target, NEW, user=user)
+    program.handler("repair")
+    repaired = program.execute(snippet, target, NEW, user=user)
+    result = subject.run(program)
+    expect_exceptions("the store that faults", result.exceptions_of(alone), vector, ref="SDM3 17.3.1.2")
+    after = ("#DB",) if repairable else ()
+    found = result.exceptions_of(repaired)
+    expect_exceptions("the store that is repaired", found, vector, *after, ref="SDM3 17.3.1.2")
+    for hit in found[1:]:
+        expect_trap(hit, dr=0)
 
 
 @case(
@@ -219,6 +375,31 @@ def test_all_matching_registers_report_together(subject: Subject, exit_kind: str
 
 
 @case(
+    "DAT-12",
+    rule="RF in the frame does not suppress data watchpoints",
+    requirement=("S1.1",),
+    refs=("SDM3 17.3.1.1",),
+    priority=3,
+)
+@axis("register", REGISTERS, prefix="dr")
+def test_rf_does_not_suppress_a_data_watch(subject: Subject, register: int) -> None:
+    program = Program("breakpoint and watch on one store")
+    watched = program.watched()
+    other = (register + 1) % 4
+    program.set_dr(register, watched)
+    program.arm_snippet(dr=other, snippet="store_mov_8", extra=dr7(register, "write", 8, "L"))
+    both = program.store(watched)
+    program.set_dr(7, dr7(other, "execute", 1, "L"))
+    breakpoint_only = program.store(watched)
+    result = subject.run(program)
+    found = result.exceptions_of(both)
+    expect_exceptions("the store", found, "#DB", "#DB", ref="SDM3 17.3.1.1")
+    expect_fault(found[0], dr=other)
+    expect_trap(found[1], dr=register)
+    expect_exceptions("the store without the watch", result.exceptions_of(breakpoint_only), "#DB")
+
+
+@case(
     "DAT-13",
     rule="A watched store that takes a nested-page first-touch fault fires once after the page was mapped",
     requirement=("S1.1", "S1.3"),
@@ -237,3 +418,92 @@ def test_first_touch_of_a_watched_page(subject: Subject, register: int, length: 
         hits = result.exceptions_of(handle)
         expect_exceptions(what, hits, "#DB", ref="SDM3 27.3.4")
         expect_trap(hits[0], dr=register)
+
+
+@case(
+    "DAT-14",
+    rule="A watch is by linear address: an alias of the same frame does not fire",
+    requirement=("S1.1",),
+    refs=("SDM3 17.2.1",),
+    priority=2,
+)
+@axis("watch", ("identity", "alias"))
+@axis("exit_kind", ("none", "cpuid", "out80"))
+def test_an_alias_does_not_fire(subject: Subject, watch: str, exit_kind: str) -> None:
+    program = Program("alias")
+    frame = program.watched()
+    program.map(ELSEWHERE, 0)
+    program.map(ELSEWHERE + 0x20_0000, 0x20_0000)
+    names = {"identity": frame, "alias": ELSEWHERE + frame}
+    watched = names.pop(watch)
+    (other,) = names.values()
+    program.arm(dr=3, address=watched, type="readwrite", length=8)
+    force(program, exit_kind)
+    through_other = program.store(other, 8, NEW)
+    through_watched = program.store(watched, 8, OLD)
+    program.disarm()
+    content = program.peek(other)
+    result = subject.run(program)
+    expect_silence("a store to the frame by its other address", result.exceptions_of(through_other), ref="SDM3 17.2.1")
+    hits = result.exceptions_of(through_watched)
+    expect_exceptions("a store by the watched address", hits, "#DB", ref="SDM3 17.2.1")
+    expect_trap(hits[0], dr=3)
+    expect_equal("both addresses name one frame", result.value(content), OLD)
+
+
+@case(
+    "DAT-14",
+    rule="A watch is by linear address: it goes on when CR3 puts another frame there",
+    requirement=("S1.1",),
+    refs=("SDM3 17.2.1",),
+    priority=2,
+)
+@axis("exit_kind", ("none", "cpuid", "out80"))
+def test_a_watch_survives_another_address_space(subject: Subject, exit_kind: str) -> None:
+    program = Program("another address space")
+    program.map(ELSEWHERE, OTHER_FRAME, space=0)
+    program.map(ELSEWHERE, OTHER_FRAME + 0x20_0000, space=1)
+    target = ELSEWHERE + 128
+    program.poke(target, 8, 1)
+    program.arm(dr=1, address=target, type="write", length=8)
+    first = program.store(target, 8, 2)
+    program.use_space(1)
+    force(program, exit_kind)
+    second = program.store(target, 8, 3)
+    beside = program.store(target + 8, 8, 4)
+    program.use_space(0)
+    program.disarm()
+    content = program.peek(target)
+    result = subject.run(program)
+    for what, handle in (("the store in the first space", first), ("the store in the second", second)):
+        hits = result.exceptions_of(handle)
+        expect_exceptions(what, hits, "#DB", ref="SDM3 17.2.1")
+        expect_trap(hits[0], dr=1)
+    expect_silence("a store beside it in the second space", result.exceptions_of(beside))
+    expect_equal("the first space's frame at the end", result.value(content), 2)
+
+
+@case(
+    "DAT-15",
+    rule="A watched access to memory that the hypervisor emulates fires after the instruction",
+    requirement=("S1.1",),
+    refs=("SDM3 32.2",),
+    priority=2,
+)
+@axis("access", ("store", "load"))
+@axis("register", (0, 3), prefix="dr")
+def test_a_watch_on_emulated_memory(subject: Subject, access: str, register: int) -> None:
+    program = Program("emulated memory")
+    plain = program.watched()
+    program.arm(dr=register, address=plain, type="readwrite", length=4)
+    control = program.execute(f"mmio_{access}_4", plain, 0)
+    program.set_dr(7, dr7(register, "readwrite", 4, ""))
+    disabled = program.execute(f"mmio_{access}_4", APIC_TPR, 0)
+    program.arm(dr=register, address=APIC_TPR, type="readwrite", length=4)
+    emulated = program.execute(f"mmio_{access}_4", APIC_TPR, 0)
+    result = subject.run(program)
+    expect_exceptions("the same instruction on plain memory", result.exceptions_of(control), "#DB")
+    expect_silence("the access with the watch disabled", result.exceptions_of(disabled))
+    hits = result.exceptions_of(emulated)
+    expect_exceptions("the access that the hypervisor completes", hits, "#DB", ref="SDM3 32.2")
+    expect_trap(hits[0], dr=register)
