@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from random import Random
 from typing import Any, TypeVar
 
 import pytest
@@ -60,6 +61,16 @@ class Case:
     needs: tuple[str, ...] = ()
     vendors: tuple[str, ...] = ("intel", "amd")
     expected: tuple[Expected, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Stress:
+    """What the fixture ``stress`` gives to a case: ``random`` is seeded by the run's ``seed`` and the name of the test
+    (the same on every host), ``scale`` multiplies how much is done; 1 is a few seconds on an emulated host."""
+
+    seed: int
+    scale: int
+    random: Random
 
 
 def case(

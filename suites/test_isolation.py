@@ -261,6 +261,59 @@ def test_dr6_causes_do_not_cross(subject: Subject, causes: int) -> None:
 
 
 @case(
+    "ISO-09",
+    rule="After a VM is destroyed its CPU has inactive DR7 and working debug registers for a fresh process",
+    requirement=("S1.4",),
+    priority=2,
+    needs=("witness", "sentinel"),
+)
+@axis("cpu", (0, 1), prefix="cpu")
+def test_debug_registers_work_after_destroy(subject: Subject, cpu: int) -> None:
+    subject.host.plant(cpu, HostDebugState())
+    _leave_armed(subject, cpu)
+    _expect_usable(subject, cpu)
+
+
+@case(
+    "ISO-09",
+    rule="After vmm.ko is unloaded the CPU has inactive DR7 and working debug registers for a fresh process",
+    requirement=("S1.4",),
+    priority=2,
+    needs=("witness", "sentinel"),
+)
+def test_debug_registers_work_after_unloading(subject: Subject) -> None:
+    subject.host.plant(0, HostDebugState())
+    _leave_armed(subject, 0)
+    with subject.host.without_vmm():
+        _expect_usable(subject, 0)
+
+
+def _leave_armed(subject: Subject, cpu: int) -> None:
+    """A guest that ends with all its breakpoints on, on an address that the host's witness uses as well."""
+    program = Program("ends armed")
+    for n in REGISTERS:
+        program.set_dr(n, subject.host.witness_variable())
+    program.set_dr(6, DR6_INACTIVE | DR6_BS)
+    program.set_dr(7, DR7_RESET | 0x1111_00FF)
+    program.exit("cpuid", 3)
+    armed = program.snapshot()
+    result = subject.run(program, pin=cpu)
+    # The control: the guest really had them on.
+    expect_register("guest dr7", result.snapshot(armed).dr7, DR7_RESET | 0x1111_00FF)
+
+
+def _expect_usable(subject: Subject, cpu: int) -> None:
+    state = subject.host.state(cpu)
+    expect_equal("host dr7 enable bits", state.dr7 & 0xFF, 0, error=HostStateMismatch)
+    expect_equal("debug exceptions of plain touches", subject.host.touch(cpu, 100), 0, error=HostStateMismatch)
+    with subject.host.sentinel(cpu, watch=True) as sentinel:
+        report = sentinel.stop()
+    expect_that("a fresh process ran", report.touches > 0, "touches", f"{report.touches}")
+    expect_equal("hits of its watch", report.hits, report.touches, error=HostStateMismatch)
+    expect_equal("traps it cannot explain", report.foreign, 0, error=HostStateMismatch)
+
+
+@case(
     "ISO-10",
     rule="Guest leaves with DR7.GD = 1: host debug-register accesses after the exit do not fault",
     requirement=("S1.2", "S1.4", "S1.6"),

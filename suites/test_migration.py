@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from harness.cases import axis, case
+from contextlib import ExitStack
+
+from harness.cases import Stress, axis, case
 from harness.expect import expect_equal, expect_exceptions, expect_register, expect_that, expect_trap
-from harness.guest import Program
+from harness.guest import Handle, Program
 from harness.guest.registers import DR6_INACTIVE, dr7
 from harness.subjects import HostDebugState, Subject
 from suites.guestlib import BUSY, expect_debug_registers, force
@@ -153,3 +155,63 @@ def test_state_survives_a_pause(subject: Subject) -> None:
         guest.go()
         result = guest.finish()
     expect_debug_registers(result.snapshot(after), DISTINCT)
+
+
+#: vCPUs in all, spread over as many VMs: more than the CPUs of the host, so that they displace each other.
+CROWD = 8
+#: Exits that a member of the crowd chooses from.
+CROWD_EXITS = ("cpuid", "out80", "in21", "rdmsr", "wrmsr", "lapic_mmio", "busy")
+
+
+def _member(stress: Stress, number: int, passes: int) -> tuple[Program, list[Handle], list[Handle], int]:
+    """A guest that is armed with values of its own, and in each pass leaves in a random way, looks at its registers,
+    stores to what it watches and to what it does not: program, watched stores, other operations, its register."""
+    program = Program(f"member {number} of a crowd")
+    register = stress.random.randrange(4)
+    watched, unwatched = program.watched(), program.watched()
+    values = [stress.random.getrandbits(64) for _ in REGISTERS]
+    values[register] = watched
+    for n, value in enumerate(values):
+        program.set_dr(n, value)
+    program.set_dr(7, dr7(register, "write", 8, "G"))
+    program.sync(1)
+    stores: list[Handle] = []
+    others: list[Handle] = []
+    with program.loop(passes):
+        for _ in range(4):
+            force(program, stress.random.choice(CROWD_EXITS))
+            others += [program.expect_dr(n, value) for n, value in enumerate(values)]
+            others.append(program.expect_dr(7, dr7(register, "write", 8, "G")))
+            stores.append(program.store(watched))
+            others.append(program.store(unwatched))
+    return program, stores, others, register
+
+
+@case(
+    "MIG-06",
+    rule="All vCPUs armed with distinct values, random migration and exits: no hit lost, foreign or doubled",
+    requirement=("S1.1", "S1.3"),
+    needs=("migration", "two-vms"),
+)
+def test_a_crowd_of_armed_guests(subject: Subject, stress: Stress) -> None:
+    passes, moves = 3 * stress.scale, 8 * stress.scale
+    crowd = [_member(stress, number, passes) for number in range(CROWD)]
+    with ExitStack() as stack:
+        guests = [
+            stack.enter_context(subject.start(member[0], pin=number % 2, name=f"m{number}", seconds=60 * stress.scale))
+            for number, member in enumerate(crowd)
+        ]
+        for guest in guests:
+            guest.wait_phase(1)
+        for guest in guests:
+            guest.go()
+        for _ in range(moves):
+            stress.random.choice(guests).pin(stress.random.randrange(2))
+        results = [guest.finish() for guest in guests]
+    for number, ((_, stores, others, register), result) in enumerate(zip(crowd, results, strict=True)):
+        hits = [hit for store in stores for hit in result.exceptions_of(store)]
+        expect_exceptions(f"watched stores of member {number}", hits, *["#DB"] * (passes * len(stores)))
+        for hit in hits:
+            expect_trap(hit, dr=register)
+        strange = [record for handle in others for record in result.of(handle)]
+        expect_equal(f"other hits and changed registers of member {number}", len(strange), 0)

@@ -2,6 +2,7 @@
 
 from harness.bhyve.bhyvectl import (
     check_set,
+    get_all_command,
     get_command,
     parse_descriptor,
     parse_registers,
@@ -27,6 +28,7 @@ __all__ = [
     "RunScript",
     "check_set",
     "find_command",
+    "get_all_command",
     "get_command",
     "interpret",
     "parse_descriptor",

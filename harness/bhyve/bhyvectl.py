@@ -47,6 +47,11 @@ def stats_command(vm: str, cpu: int = 0) -> str:
     return _bhyvectl(vm, ["--get-stats"], cpu)
 
 
+def get_all_command(vm: str, cpu: int = 0) -> str:
+    """Read everything of a vCPU at once."""
+    return _bhyvectl(vm, ["--get-all"], cpu)
+
+
 def parse_registers(result: CommandResult, names: Sequence[str], cpu: int = 0) -> dict[str, int]:
     """Values by name; raises :class:`ToolMismatch` for a line that is not there."""
     found = {name: value for name, vcpu, value in _LINE.findall(result.text) if int(vcpu) == cpu}

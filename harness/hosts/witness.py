@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 
-from harness.errors import UnexpectedAnswer
+from harness.errors import HostUnready, UnexpectedAnswer
 from harness.hosts.host import Host
+from harness.hosts.modules import Modules
 from harness.hosts.observation import Observation
 from harness.hosts.state import HostDebugState, SentinelReport
 from harness.hosts.tracing import ProbeRow, Tracing
@@ -89,6 +90,19 @@ class Witness:
     def touch(self, cpu: int, count: int) -> int:
         touch = f'sysctl debug.vmmcheck.touch="cpu={cpu} count={count}" >/dev/null'
         return _number(self._host.change(f"{touch} && sysctl -n debug.vmmcheck.hits").text)
+
+    @contextmanager
+    def without_vmm(self) -> Iterator[None]:
+        """Raises :class:`HostUnready` when vmm.ko cannot be unloaded, or does not come back."""
+        modules = Modules(self._host)
+        file = modules.loaded("vmm.ko")
+        if file is None:
+            raise HostUnready("vmm.ko is not loaded, so that it cannot be unloaded either.")
+        modules.unload("vmm.ko")
+        try:
+            yield
+        finally:
+            modules.load(file.path, "vmm")
 
     def rdmsr(self, cpu: int, msr: int) -> int:
         """Through cpuctl(4): ``MSR 0x1d9: 0xHHHHHHHH 0xLLLLLLLL``, high half first."""

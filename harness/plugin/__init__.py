@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import VmmcheckError
+from harness.plugin import stress
 from harness.plugin.collection import apply_metadata, parametrize_subject
 from harness.plugin.controller import Controller
 from harness.plugin.items import ItemRunner
@@ -13,6 +14,7 @@ from harness.plugin.options import LAB, LabConfig, add_options, read_lab
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
+    stress.add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,10 +46,13 @@ def pytest_configure(config: pytest.Config) -> None:
     lab = config.stash.get(LAB, None)
     if lab is None:
         return
+    stress.choose_seed(config)
+    config.pluginmanager.register(stress, "vmmcheck-stress")
     if hasattr(config, "workerinput") or config.option.collectonly or not config.option.numprocesses:
         config.pluginmanager.register(ItemRunner(config), "vmmcheck-items")
     if not hasattr(config, "workerinput") and not config.option.collectonly:
         config.pluginmanager.register(Controller(config), "vmmcheck-controller")
+        config.pluginmanager.register(stress.StressSummary(config), "vmmcheck-stress-summary")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -57,7 +57,10 @@ def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConf
         reason = why_not(item, metadata, platform)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
-        item.add_marker(pytest.mark.timeout(ITEM_LIMIT))
+        stressed = "stress" in item.fixturenames
+        if stressed:
+            item.keywords["stress"] = True
+        item.add_marker(pytest.mark.timeout(ITEM_LIMIT * (config.option.stress if stressed else 1)))
         item.stash[PLAN] = plan_of(item, metadata, platform)
     if dropped:
         config.hook.pytest_deselected(items=dropped)

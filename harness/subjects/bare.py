@@ -119,6 +119,9 @@ class BareGuest:
     def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
         raise TestDefect(_NO_HOST)
 
+    def all_registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
+        raise TestDefect(_NO_HOST)
+
     def set_registers(self, vcpu: int = 0, **values: int) -> None:
         raise TestDefect(_NO_HOST)
 

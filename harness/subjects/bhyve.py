@@ -17,6 +17,7 @@ from harness.bhyve import (
     RunScript,
     check_set,
     find_command,
+    get_all_command,
     get_command,
     interpret,
     parse_descriptor,
@@ -146,6 +147,9 @@ class BhyveGuest:
 
     def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
         return parse_registers(self._host.run(get_command(self._name, names, vcpu)), names, vcpu)
+
+    def all_registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
+        return parse_registers(self._host.run(get_all_command(self._name, vcpu)), names, vcpu)
 
     def set_registers(self, vcpu: int = 0, **values: int) -> None:
         check_set(self._host.try_change(set_command(self._name, values, vcpu)))

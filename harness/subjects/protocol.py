@@ -49,6 +49,9 @@ class RunningGuest(Protocol):
         Raises ``ToolMismatch`` when one of them is not printed. Reading stops a running vCPU for a moment.
         """
 
+    def all_registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
+        """The same registers out of bhyvectl's ``--get-all``."""
+
     def set_registers(self, vcpu: int = 0, **values: int) -> None:
         """Set guest registers through bhyvectl; raises ``ToolMismatch`` when it refuses."""
 
@@ -114,6 +117,9 @@ class HostActions(Protocol):
 
     def touch(self, cpu: int, count: int) -> int:
         """Touch the witness variable ``count`` times on ``cpu``; debug exceptions that the host counted."""
+
+    def without_vmm(self) -> AbstractContextManager[None]:
+        """Unload vmm.ko inside the context, load the same file again behind it; no VM may exist."""
 
     def rdmsr(self, cpu: int, msr: int) -> int:
         """A model-specific register of host CPU ``cpu`` through cpuctl(4); raises ``CommandFailed`` on #GP."""
