@@ -19,7 +19,7 @@ from harness.errors import ConfigError, ProductFailure, all_errors
 
 SUITES = Path(__file__).resolve().parents[1] / "suites"
 CATALOGUE, GAPS = "catalogue.toml", "gaps.toml"
-KINDS = ("bare", "emulated", "freebsd")
+KINDS = ("bare", "emulated", "freebsd", "bochs", "qemu")
 VENDORS = ("intel", "amd")
 #: Letters of ``observe``, as the head of the catalogue explains them.
 CHANNELS = "GRCLPMDSTXK"

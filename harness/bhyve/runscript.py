@@ -16,7 +16,7 @@ from harness.bhyve.command import BhyveOptions
 from harness.errors import CommandFailed, InfraError, UnexpectedAnswer
 from harness.hosts.host import BOOT_COMMAND, FENCED, Boot, Host, parse_boot
 from harness.hosts.messages import TAIL_COMMAND, mark_command, since
-from harness.hosts.modules import LoadedFile, parse_kldstat
+from harness.hosts.modules import LoadedFile, hash_command, parse_kldstat
 from harness.recording import Recorder
 from harness.transport import CommandResult, Framed
 
@@ -30,6 +30,8 @@ class HostView:
 
     boot: Boot
     module: LoadedFile | None
+    #: Of the file that the harness loaded, empty when it is gone.
+    module_sha256: str
     machines: tuple[str, ...]
     messages: tuple[str, ...]
 
@@ -62,6 +64,7 @@ class RunScript:
             "node": _NODE_GONE.format(node=node),
             "boot": BOOT_COMMAND,
             "module": "kldstat -v -n vmm.ko",
+            "hash": hash_command(host.module),
             "machines": "ls /dev/vmm 2>/dev/null",
             "messages": TAIL_COMMAND,
         }
@@ -129,6 +132,7 @@ class RunScript:
         return HostView(
             boot=parse_boot(text["boot"]),
             module=next((file for file in files if file.name == "vmm.ko"), None),
+            module_sha256=text["hash"].strip() if pieces["hash"][1] == 0 else "",
             machines=tuple(text["machines"].split()) if pieces["machines"][1] == 0 else (),
             messages=tuple(since(text["messages"], self._mark)),
         )

@@ -20,6 +20,7 @@ import tty
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from harness.errors import EmulatorFailed, ToolMissing
 from harness.timing import Deadline
@@ -95,6 +96,19 @@ class BochsConfig:
         return "\n".join(lines) + "\n"
 
 
+class MachineConfig(Protocol):
+    """What :class:`BochsMachine` needs to know: where it may write, COM1's file (or ``None``), the rest as text."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def serial(self) -> Path | None: ...
+
+    def render(self, serial_device: str) -> str:
+        """The text of bochsrc."""
+
+
 def raw_pty() -> tuple[int, int, str]:
     """A pseudo-terminal that changes no byte: (our end, the other end, its name)."""
     ours, theirs = pty.openpty()
@@ -103,7 +117,7 @@ def raw_pty() -> tuple[int, int, str]:
     return ours, theirs, os.ttyname(theirs)
 
 
-def start_process(config: BochsConfig, device: str, *, env: Mapping[str, str] | None = None, keep: int = -1) -> int:
+def start_process(config: MachineConfig, device: str, *, env: Mapping[str, str] | None = None, keep: int = -1) -> int:
     """Start Bochs with COM1 at ``device``; its process number.
 
     ``env`` is added to the environment; the descriptor ``keep`` stays open in the process.
@@ -148,7 +162,7 @@ class BochsMachine:
     child of this one, from a configuration and the name of COM1's device, and returns its number.
     """
 
-    def __init__(self, config: BochsConfig, start: Callable[[BochsConfig, str], int] = start_process) -> None:
+    def __init__(self, config: MachineConfig, start: Callable[[Any, str], int] = start_process) -> None:
         self.config = config
         config.folder.mkdir(parents=True, exist_ok=True)
         self._cpu_seconds = 0.0

@@ -5,14 +5,12 @@ One JSON object a line in, one out. It works whatever state the host is in.
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.bochs.control import ControlSocket
 from harness.emulated.ctl import Code
 from harness.emulated.host import EmulatedHost
 from harness.emulated.sshd import SshServer
@@ -28,31 +26,7 @@ class BoardController:
         self._host = host
         self._server = server
         self.stopped = threading.Event()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # A path of a Unix socket has room for about a hundred bytes only; run folders may be deeper.
-        here = os.open(path.parent, os.O_RDONLY)
-        try:
-            self._listener.bind(f"/proc/self/fd/{here}/{path.name}")
-        finally:
-            os.close(here)
-        self._listener.listen()
-        threading.Thread(target=self._accept, name="bmc", daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, client.makefile("rw", encoding="utf-8") as stream:
-            for line in stream:
-                try:
-                    answer = self.handle(json.loads(line))
-                except (KeyError, ValueError, EmulatorFailed) as error:
-                    answer = {"ok": False, "error": str(error)}
-                with suppress(OSError):
-                    stream.write(json.dumps(answer) + "\n")
-                    stream.flush()
+        self._socket = ControlSocket(path, self.handle)
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer one request."""

@@ -125,6 +125,11 @@ def require_declared(facts: Facts, declared: CpuIdentity, ncpu: int) -> None:
     found = facts.cpu
     if found != declared:
         raise FactsMismatch(f"The inventory declares {declared}, the machine says {found}.")
+    require_processors(facts, ncpu)
+
+
+def require_processors(facts: Facts, ncpu: int) -> None:
+    """Raises :class:`FactsMismatch` when the machine has another number of processors than declared."""
     if facts.ncpu != ncpu:
         raise FactsMismatch(f"The inventory declares {ncpu} processors, the machine has {facts.ncpu}.")
 

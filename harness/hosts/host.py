@@ -67,6 +67,8 @@ class Host:
         self.patience = patience
         self.folder = folder
         self.guard = ""
+        #: File of the vmm.ko under test, hashed after every guest.
+        self.module = "/boot/kernel/vmm.ko"
 
     # --- commands ----------------------------------------------------------------------------------------------
 

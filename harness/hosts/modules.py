@@ -40,6 +40,11 @@ def parse_kldstat(text: str) -> list[LoadedFile]:
     return [LoadedFile(id, name, path, tuple(modules)) for id, name, path, modules in files]
 
 
+def hash_command(path: str) -> str:
+    """Prints the SHA-256 of a file, or nothing when there is none."""
+    return f"sha256 -q {shlex.quote(path)} 2>/dev/null"
+
+
 class Modules:
     """Loads, proves and unloads modules of one host."""
 

@@ -16,12 +16,10 @@ from pydantic import BaseModel, ValidationError
 from harness.errors import InventoryInvalid, NoHosts
 from harness.inventory.model import SCHEMA, Defaults, Host, Inventory
 
-#: Kinds of hosts that one may expect, and what to write instead.
-_NOT_DRIVEN = {
-    "bochs": "a FreeBSD image that runs in Bochs is reached by SSH: boot it and list it as kind 'freebsd'",
-    "qemu": "a FreeBSD image that runs in QEMU is reached by SSH: boot it and list it as kind 'freebsd'",
-}
-_KINDS = ("bare", "emulated", "freebsd", "command", "manual", "file")
+#: Keys of ``[defaults]`` that speak of hosts behind an address; an image that we boot has none.
+_OF_ADDRESSES = ("port", "jump")
+_VIRTUAL = ("bochs", "qemu")
+_KINDS = ("bare", "emulated", "freebsd", "bochs", "qemu", "command", "manual", "file")
 
 
 def load_inventory(path: Path) -> Inventory:
@@ -65,10 +63,13 @@ def _with_defaults(data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(defaults, dict) or not isinstance(hosts, dict):
         return data
     known = {key: value for key, value in defaults.items() if key in Defaults.model_fields}
+    # The times of an emulated machine are its own.
+    for_images = {key: value for key, value in known.items() if key not in (*_OF_ADDRESSES, "timeouts")}
+    given = {"freebsd": known, **dict.fromkeys(_VIRTUAL, for_images)}
     return {
         **data,
         "host": {
-            alias: {**known, **entry} if isinstance(entry, dict) and entry.get("kind") == "freebsd" else entry
+            alias: {**given.get(str(entry.get("kind")), {}), **entry} if isinstance(entry, dict) else entry
             for alias, entry in hosts.items()
         },
     }
@@ -112,8 +113,6 @@ def _found(value: object) -> str:
 def _wrong_kind(where: str, item: Any) -> str:
     context = item.get("ctx", {})
     tag, expected = str(context.get("tag", "")), str(context.get("expected_tags", ""))
-    if tag in _NOT_DRIVEN:
-        return f"{where}: hosts of kind '{tag}' are not driven; {_NOT_DRIVEN[tag]}"
     close = difflib.get_close_matches(tag, expected.replace("'", "").split(", "), n=1)
     return f"{where}: unknown kind '{tag}'; " + (f"did you mean '{close[0]}'?" if close else f"it is one of {expected}")
 

@@ -19,6 +19,11 @@ Words = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 Seconds = Annotated[float, Field(gt=0, strict=False)]
 Vendor = Literal["intel", "amd"]
 Become = Literal["sudo", "doas"]
+#: A kernel environment variable; nothing that a shell would look at.
+Tunable = Annotated[str, StringConstraints(pattern=r"^hw\.vmm\.[a-z0-9_.]+$")]
+
+#: The module that a FreeBSD boots with.
+STOCK_MODULE = "/boot/kernel/vmm.ko"
 
 
 class Cpu(Strict):
@@ -123,15 +128,20 @@ class EmulatedHost(Common):
     ncpu: Annotated[int, Field(ge=2, le=2)] = 2
 
 
-class Access(Strict):
-    """How a FreeBSD machine is reached: what ``[defaults]`` may say for all of them."""
+class Login(Strict):
+    """Who we are on a FreeBSD machine, and how long things may take there."""
 
-    port: Port = 22
     user: str = "root"
     #: How a user who is not root becomes it, without being asked for a password.
     become: Become | None = None
-    jump: Jump | None = None
     timeouts: Timeouts = Timeouts()
+
+
+class Access(Login):
+    """How a FreeBSD machine is reached: what ``[defaults]`` may say for all of them."""
+
+    port: Port = 22
+    jump: Jump | None = None
 
 
 class Defaults(Access):
@@ -140,34 +150,110 @@ class Defaults(Access):
     identity: Identity | None = None
 
 
-class FreebsdHost(Common, Access):
-    """A FreeBSD machine reached by SSH."""
+class Builder(Strict):
+    """Builds the vmm.ko under test on the controller, from sources: ``command`` with these placeholders.
 
-    kind: Literal["freebsd"]
-    address: str
+    ``{source}`` is a private copy of ``source`` (the tree's ``sys/amd64/vmm`` or a whole tree) with ``patches``
+    applied, ``{output}`` the vmm.ko that the command has to write. ``ref`` takes the sources out of a git repository.
+    """
+
+    command: Words
+    source: str
+    patches: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    ref: str = ""
+    seconds: Seconds = 3600.0
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Builder:
+        text = " ".join(self.command)
+        for name in ("{source}", "{output}"):
+            if name not in text:
+                raise ValueError(f"'command' must hold {name}: it says where the builder reads and writes")
+        return self
+
+
+class FreebsdMachine(Common, Login):
+    """What every machine with a FreeBSD on it has, whatever the machine is."""
+
     identity: Identity
     host_keys: Fingerprints
-    cpu: Cpu
     ncpu: Annotated[int, Field(ge=1)] = 2
-    power: Annotated[CommandPower | ManualPower, Field(discriminator="kind")] | None = None
-    console: Annotated[FileConsole | CommandConsole, Field(discriminator="kind")] | None = None
     crash: Crash = Crash()
     #: The vmm.ko under test, by its path on the host. Never made the default boot's.
     module: Path = "/boot/kernel/vmm.ko"
+    #: The same as a file on the controller, which is uploaded for the run; empty: ``module`` is used.
+    module_file: str = ""
+    #: The same, built for the run.
+    builder: Builder | None = None
+    #: kenv variables set before the module is loaded (``hw.vmm.svm.vmcb_clean``), put back afterwards.
+    tunables: dict[Tunable, str] = {}
     #: Folder on the host with ``vmmcheck_witness.ko`` and ``vmmwitness`` built for its kernel; empty: no witnesses.
     witness: Path | Literal[""] = ""
 
     @model_validator(mode="after")
-    def _root(self) -> FreebsdHost:
+    def _root(self) -> FreebsdMachine:
         if self.user != "root" and self.become is None:
             raise ValueError(f"user '{self.user}' is not root: say how it becomes root (become = \"sudo\" or \"doas\")")
         if not self.module.endswith("/vmm.ko"):
             # The kernel goes by the base name: another one would not be in the way of a stock vmm.ko.
             raise ValueError("'module' must end in '/vmm.ko': the kernel goes by that name")
+        named = [
+            key
+            for key, is_set in (
+                ("module", self.module != STOCK_MODULE),
+                ("module_file", bool(self.module_file)),
+                ("builder", self.builder is not None),
+            )
+            if is_set
+        ]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} all name the vmm.ko under test: keep one")
         return self
 
 
-Host = BareHost | EmulatedHost | FreebsdHost
+class FreebsdHost(FreebsdMachine, Access):
+    """A FreeBSD machine reached by SSH."""
+
+    kind: Literal["freebsd"]
+    address: str
+    cpu: Cpu
+    power: Annotated[CommandPower | ManualPower, Field(discriminator="kind")] | None = None
+    console: Annotated[FileConsole | CommandConsole, Field(discriminator="kind")] | None = None
+
+
+class VirtualHost(FreebsdMachine):
+    """A FreeBSD disk image that is booted for the run. What the run writes goes beside it and is dropped at the end."""
+
+    #: Path on the controller; ``~`` is expanded.
+    image: str
+    #: MiB.
+    memory: Annotated[int, Field(ge=256, le=65536)] = 1024
+
+
+class BochsHost(VirtualHost):
+    """A FreeBSD image in Bochs: real vmm.ko and bhyve on an emulated CPU; slow, and possible everywhere.
+
+    An emulated machine takes ten times as long for everything, so its limits are longer by default.
+    """
+
+    kind: Literal["bochs"]
+    vendor: Vendor
+    timeouts: Timeouts = Timeouts(connect=900.0, comeback=1200.0, boot=1200.0, patience=10.0)
+    #: Emulated instructions a second: what the machine's own clock goes by.
+    ips: Annotated[int, Field(ge=1_000_000)] = 50_000_000
+
+
+class QemuHost(VirtualHost):
+    """A FreeBSD image in QEMU with KVM: the real processor, one level down (nested virtualisation)."""
+
+    kind: Literal["qemu"]
+    vendor: Vendor
+    timeouts: Timeouts = Timeouts(connect=300.0, comeback=600.0, boot=600.0, patience=2.0)
+    #: ``kvm``, or ``tcg`` to see whether an image boots at all: no guest can run on it.
+    accel: Literal["kvm", "tcg"] = "kvm"
+
+
+Host = BareHost | EmulatedHost | FreebsdHost | BochsHost | QemuHost
 
 
 class Inventory(Strict):

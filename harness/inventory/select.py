@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.errors import ConfigError, NoHosts
-from harness.inventory.model import BareHost, EmulatedHost, FreebsdHost, Host, Inventory
+from harness.inventory.model import FreebsdHost, Host, Inventory, QemuHost
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
@@ -30,9 +30,9 @@ def facts_of(alias: str, host: Host) -> dict[str, Any]:
         "alias": alias,
         "kind": host.kind,
         "purpose": host.purpose,
-        "emulated": not isinstance(host, FreebsdHost),
+        "emulated": not isinstance(host, (FreebsdHost, QemuHost)),
     }
-    if isinstance(host, (BareHost, EmulatedHost)):
+    if not isinstance(host, FreebsdHost):
         facts["vendor"] = host.vendor
     else:
         cpu = host.cpu

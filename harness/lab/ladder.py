@@ -138,7 +138,7 @@ class Ladder:
             host.transport.close()
         limit = Deadline.after(self._timeouts.boot)
         while not limit.expired():
-            again = self._reconnect(min(_ATTEMPT, limit.remaining()))
+            again = self._reconnect(min(_ATTEMPT * self._timeouts.patience, limit.remaining()))
             if again is not None:
                 if not _boot(again).same_as(before):
                     return again
@@ -151,7 +151,7 @@ class Ladder:
         pause = 0.1
         while not limit.expired():
             try:
-                host = self._connect(limit.at_most(_ATTEMPT))
+                host = self._connect(limit.at_most(_ATTEMPT * self._timeouts.patience))
                 _boot(host)
             except NO_ANSWER:
                 CLOCK.sleep(min(pause, limit.remaining()))

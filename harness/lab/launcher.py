@@ -13,7 +13,8 @@ from typing import Any
 
 from harness.build.reference import build_reference_hypervisor
 from harness.errors import EmulatorFailed
-from harness.inventory import EmulatedHost, Host
+from harness.inventory import EmulatedHost, Host, VirtualHost
+from harness.inventory.load import dump_host
 from harness.lab.power import PowerFailed, SimulatedPower
 from harness.timing import Deadline, wait_until
 
@@ -23,7 +24,7 @@ STOP_SECONDS = 15.0
 
 
 class Launcher:
-    """Holds the processes behind emulated hosts for the time of a run."""
+    """Holds the processes behind emulated and virtual hosts for the time of a run."""
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -31,17 +32,23 @@ class Launcher:
 
     def start(self, hosts: Mapping[str, Host], run_folder: Path) -> dict[str, dict[str, str]]:
         """Start what needs starting; alias -> how to reach it. Raises :class:`EmulatorFailed` with the log's end."""
-        emulated = {alias: host for alias, host in hosts.items() if isinstance(host, EmulatedHost)}
-        if emulated:
+        started = {alias: host for alias, host in hosts.items() if isinstance(host, (EmulatedHost, VirtualHost))}
+        if any(isinstance(host, EmulatedHost) for host in started.values()):
             # Once, here: otherwise each host would wait for the other's build.
             build_reference_hypervisor()
-        for alias, host in emulated.items():
-            state = run_folder.resolve() / "hosts" / alias / "emulated"
+        for alias, host in started.items():
+            emulated = isinstance(host, EmulatedHost)
+            state = run_folder.resolve() / "hosts" / alias / ("emulated" if emulated else "virtual")
             state.mkdir(parents=True)
             self._states[alias] = state
+            module = (
+                ["harness.emulated", "--model", host.vendor]
+                if isinstance(host, EmulatedHost)
+                else ["harness.virtual", "--entry", json.dumps(dump_host(host))]
+            )
             with (state / "host.log").open("wb") as log:
                 self._processes[alias] = subprocess.Popen(
-                    [sys.executable, "-m", "harness.emulated", "--model", host.vendor, "--state", str(state)],
+                    [sys.executable, "-m", *module, "--state", str(state)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -50,19 +57,19 @@ class Launcher:
                     # Ctrl-C is for us: the host goes on until the guests are cleared away.
                     start_new_session=True,
                 )
-        return {alias: self._ready(alias) for alias in emulated}
+        return {alias: self._ready(alias) for alias in started}
 
     def _ready(self, alias: str) -> dict[str, str]:
         path, process = self._states[alias] / "ready.json", self._processes[alias]
         wait_until(
             lambda: path.exists() or process.poll() is not None,
             Deadline.after(START_SECONDS),
-            f"the emulated host '{alias}'",
+            f"the process of host '{alias}'",
             error=EmulatorFailed,
         )
         if not path.exists():
             said = (self._states[alias] / "host.log").read_text(encoding="utf-8", errors="replace").strip()
-            raise EmulatorFailed(f"The emulated host '{alias}' did not start: {said[-800:] or 'it said nothing'}.")
+            raise EmulatorFailed(f"The host '{alias}' could not be started: {said[-800:] or 'it said nothing'}.")
         return {key: str(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
 
     def stop(self) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.bochs import CPU_MODELS
-from harness.inventory import BareHost, EmulatedHost, Host
+from harness.inventory import BareHost, BochsHost, EmulatedHost, FreebsdHost, Host
 from harness.subjects import Platform
 
 #: What every host with bhyve offers.
@@ -29,8 +29,15 @@ def platform_of(alias: str, host: Host) -> Platform:
     if isinstance(host, EmulatedHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
         return Platform(alias, "emulated", host.vendor, heading, True, EMULATED, host.ncpu)
-    vendor = "intel" if host.cpu.vendor == "GenuineIntel" else "amd"
     offered = FREEBSD if host.ncpu > 1 else FREEBSD - {"migration"}
     if host.witness:
         offered |= WITNESS
-    return Platform(alias, "freebsd", vendor, f"{host.cpu.class_} ({alias})", False, offered, host.ncpu)
+    if isinstance(host, FreebsdHost):
+        vendor = "intel" if host.cpu.vendor == "GenuineIntel" else "amd"
+        return Platform(alias, "freebsd", vendor, f"{host.cpu.class_} ({alias})", False, offered, host.ncpu)
+    if isinstance(host, BochsHost):
+        heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]}), FreeBSD in Bochs ({alias})"
+        # Bochs has no IA32_DEBUGCTL: what depends on its value cannot be seen there.
+        return Platform(alias, "bochs", host.vendor, heading, True, offered - {"debugctl"}, host.ncpu)
+    heading = f"NESTED {host.vendor}, FreeBSD in QEMU ({alias})"
+    return Platform(alias, "qemu", host.vendor, heading, True, offered, host.ncpu)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, HostUnready
@@ -18,14 +19,18 @@ from harness.hosts import (
     require_known_release,
     require_ready,
 )
-from harness.hosts.facts import VMM_COMMAND
-from harness.inventory import EmulatedHost, FreebsdHost
+from harness.hosts.facts import VMM_COMMAND, require_processors
+from harness.hosts.modules import LoadedFile
+from harness.inventory import EmulatedHost, FreebsdHost, FreebsdMachine
+from harness.inventory.model import STOCK_MODULE
 from harness.lab.ladder import Ladder
+from harness.lab.undertest import UnderTest, module_of
 from harness.subjects import Platform
 
-STOCK_MODULE = "/boot/kernel/vmm.ko"
 WITNESS_MODULE = "vmmcheck_witness.ko"
 WITNESS_PROGRAM = "vmmwitness"
+#: Modules of FreeBSD's own that parts of the harness load when they need them.
+_OURS_TO_UNLOAD = ("cpuctl",)
 _VENDORS = {"intel": ("GenuineIntel",), "amd": ("AuthenticAMD", "HygonGenuine")}
 
 
@@ -35,21 +40,32 @@ def reference_module(defects: Sequence[str]) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What was there before us, taken down before anything is changed."""
+
+    #: Path of the vmm.ko that was loaded, unless an earlier run of ours left it; empty: none.
+    vmm: str
+    modules: frozenset[str]
+    #: Kernel environment variables that we set -> their value before, ``None`` when there was none.
+    kenv: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
-    """A host that is ready: what was found out, the module under test with its hash, what was there before us."""
+    """A host that is ready: what was found out, the module under test with its hash."""
 
     facts: Facts
-    module: str
+    module: LoadedFile
     module_sha256: str
-    found_vmm: str
-    found_modules: frozenset[str]
+    origin: UnderTest
 
     def as_dict(self) -> dict[str, Any]:
         """For the report."""
         vmm = {name: self.facts.sysctl(f"hw.vmm.{name}") for name in ("svm.vmcb_clean", "trace_guest_exceptions")}
         return {
-            "vmm_path": self.module,
+            "vmm_path": self.module.path,
             "vmm_sha256": self.module_sha256,
+            **self.origin.as_dict(),
             **self.facts.as_dict(),
             "vmcb_clean": vmm["svm.vmcb_clean"],
             "trace_guest_exceptions": vmm["trace_guest_exceptions"],
@@ -57,29 +73,46 @@ class Prepared:
 
 
 class Provisioning:
-    """Knows what one host of the inventory needs. Everything it does is undone by :meth:`restore`."""
+    """Knows what one host of the inventory needs. Everything it does is undone by :meth:`restore`.
 
-    def __init__(self, platform: Platform, entry: EmulatedHost | FreebsdHost, defects: Sequence[str]) -> None:
-        if defects and isinstance(entry, FreebsdHost):
+    ``work`` is a folder of the run in which a module can be built.
+    """
+
+    def __init__(
+        self, platform: Platform, entry: EmulatedHost | FreebsdMachine, defects: Sequence[str], work: Path | None = None
+    ) -> None:
+        if defects and isinstance(entry, FreebsdMachine):
             raise ConfigError(
-                f"Seeded defects are for emulated hosts; '{platform.alias}' is a real one.",
-                help="Build a vmm.ko with the defect and name it with 'module' in the inventory.",
+                f"Seeded defects by name are for emulated hosts; '{platform.alias}' runs FreeBSD's own vmm.ko.",
+                help="Build a vmm.ko with the defect ('vmmcheck kernel defect') and name it with 'module_file'.",
             )
         self._platform = platform
         self._entry = entry
         self._defects = tuple(defects)
+        self._work = work
+        self._found: Found | None = None
+        self._under_test: UnderTest | None = None
+
+    @property
+    def touched(self) -> bool:
+        """Whether something was changed that :meth:`restore` has to undo."""
+        return self._found is not None
 
     def seeded(self, defects: Sequence[str]) -> Provisioning:
         """The same host with other defects in its module under test."""
-        return Provisioning(self._platform, self._entry, defects)
+        other = Provisioning(self._platform, self._entry, defects, self._work)
+        other._found = self._found
+        return other
 
     def prepare(self, host: Host, ladder: Ladder) -> Prepared:
         """Look first, then change: whoever is on the wrong machine has touched nothing.
 
-        Raises :class:`FactsMismatch`, :class:`HostUnready`, :class:`CommandFailed`.
+        Raises :class:`FactsMismatch`, :class:`HostUnready`, :class:`CommandFailed`, and :class:`ConfigError` for a
+        module under test that cannot be had.
         """
         facts = collect_facts(host)
         self._require_right_machine(facts)
+        under_test = self._module(host)
         ladder.clear_guests(host)
         foreign = host.names_in("/dev/vmm")
         if foreign:
@@ -88,30 +121,41 @@ class Provisioning:
                 help="End them or choose another host; vmmcheck does not touch machines of others.",
             )
         modules = Modules(host)
-        found = frozenset(facts.answers["modules"].split())
-        found_vmm = self._make_room(modules, host.folder)
+        if self._found is None:
+            # After a reset in the middle of a run what is found then is ours to explain, not what was there before.
+            self._found = self._look(host, modules, facts)
+        self._make_room(modules)
         host.change(f"rm -rf {host.folder}; mkdir -m 700 {host.folder}")
-        module = self._module(host)
-        modules.load(module, "vmm")
+        if under_test.data is not None:
+            host.put(under_test.path, under_test.data)
+        self._set_tunables(host)
+        host.module = under_test.path
+        loaded = modules.load(under_test.path, "vmm")
         if "witness" in self._platform.capabilities:
             self._load_witness(host, modules)
-        after = host.ask({"vmm": VMM_COMMAND, "sha256": f"sha256 -q {shlex.quote(module)}"})
+        after = host.ask({"vmm": VMM_COMMAND, "sha256": f"sha256 -q {shlex.quote(loaded.path)}"})
         facts = Facts({**facts.answers, "vmm": after["vmm"].text})
-        if not self._platform.emulated:
+        if isinstance(self._entry, FreebsdMachine):
             require_ready(facts, self._platform.vendor)
-        return Prepared(facts, module, after["sha256"].text, found_vmm, found)
+        return Prepared(facts, loaded, after["sha256"].text, under_test)
 
-    def restore(self, host: Host, prepared: Prepared) -> None:
-        """Unload what we loaded, load what was there, remove our folder."""
+    def restore(self, host: Host) -> None:
+        """Unload what we loaded, load what was there, remove our folder; nothing when nothing was changed."""
+        found = self._found
+        if found is None:
+            return
         modules = Modules(host)
-        if WITNESS_MODULE not in prepared.found_modules and "witness" in self._platform.capabilities:
+        if WITNESS_MODULE not in found.modules and "witness" in self._platform.capabilities:
             modules.unload(WITNESS_MODULE)
         modules.unload("vmm.ko")
-        if prepared.found_vmm:
-            modules.load(prepared.found_vmm, "vmm")
-        if "cpuctl.ko" not in prepared.found_modules:
-            host.try_change("kldunload cpuctl 2>/dev/null")
+        self._put_kenv_back(host, found)
+        if found.vmm:
+            modules.load(found.vmm, "vmm")
+        for name in _OURS_TO_UNLOAD:
+            if f"{name}.ko" not in found.modules:
+                host.try_change(f"kldunload {name} 2>/dev/null")
         host.change(f"rm -rf {host.folder}")
+        self._found = None
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
@@ -124,30 +168,50 @@ class Provisioning:
             return
         found = facts.cpu
         expected = _VENDORS[self._platform.vendor]
-        require_declared(facts, replace(found, vendor=expected[0]), self._platform.ncpu)
+        if found.vendor not in expected:
+            require_declared(facts, replace(found, vendor=expected[0]), self._platform.ncpu)
+        require_processors(facts, self._platform.ncpu)
 
-    def _make_room(self, modules: Modules, folder: str) -> str:
-        """Unload a vmm.ko that is loaded; its path when it was not left behind by a run of ours."""
+    def _look(self, host: Host, modules: Modules, facts: Facts) -> Found:
         present = modules.loaded("vmm.ko")
-        if present is None:
-            return ""
-        witness = modules.loaded(WITNESS_MODULE)
-        if witness is not None:
+        ours = present is not None and present.path.startswith(f"{host.folder}/")
+        kenv: dict[str, str | None] = {}
+        for name in self._tunables():
+            answer = host.run(f"kenv -q {name}")
+            kenv[name] = answer.text if answer.status == 0 else None
+        names = frozenset(facts.answers["modules"].split())
+        return Found("" if present is None or ours else present.path, names, kenv)
+
+    def _make_room(self, modules: Modules) -> None:
+        """Unload a vmm.ko that is loaded, and the witness that may hold it."""
+        if modules.loaded("vmm.ko") is None:
+            return
+        if modules.loaded(WITNESS_MODULE) is not None:
             modules.unload(WITNESS_MODULE)
         modules.unload("vmm.ko")
-        return "" if present.path.startswith(f"{folder}/") else present.path
 
-    def _module(self, host: Host) -> str:
-        if isinstance(self._entry, FreebsdHost):
-            return self._entry.module
+    def _tunables(self) -> Mapping[str, str]:
+        return self._entry.tunables if isinstance(self._entry, FreebsdMachine) else {}
+
+    def _set_tunables(self, host: Host) -> None:
+        for name, value in self._tunables().items():
+            host.change(f"kenv {name}={shlex.quote(value)}")
+
+    def _put_kenv_back(self, host: Host, found: Found) -> None:
+        for name, value in found.kenv.items():
+            host.change(f"kenv -u {name}" if value is None else f"kenv {name}={shlex.quote(value)}")
+
+    def _module(self, host: Host) -> UnderTest:
+        if isinstance(self._entry, FreebsdMachine):
+            if self._under_test is None:
+                self._under_test = module_of(self._entry, host.folder, self._work)
+            return self._under_test
         if not self._defects:
-            return STOCK_MODULE
-        path = f"{host.folder}/vmm.ko"
-        host.put(path, reference_module(self._defects))
-        return path
+            return UnderTest(STOCK_MODULE)
+        return UnderTest(f"{host.folder}/vmm.ko", reference_module(self._defects), "seeded")
 
     def _load_witness(self, host: Host, modules: Modules) -> None:
-        if isinstance(self._entry, FreebsdHost):
+        if isinstance(self._entry, FreebsdMachine):
             source, module = self._entry.witness, f"{self._entry.witness}/{WITNESS_MODULE}"
             program = shlex.quote(f"{source}/{WITNESS_PROGRAM}")
             host.change(f"cp {program} {host.folder}/{WITNESS_PROGRAM} && chmod 755 {host.folder}/{WITNESS_PROGRAM}")

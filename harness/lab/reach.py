@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.inventory import EmulatedHost, FreebsdHost
+from harness.inventory import EmulatedHost, FreebsdHost, VirtualHost
 from harness.inventory.model import CommandConsole, CommandPower, Crash, FileConsole, Jump, ManualPower, Timeouts
 from harness.inventory.secrets import Identity
 from harness.lab.console import CommandLog, Console, FileLog
@@ -31,17 +31,21 @@ class Reach:
     timeouts: Timeouts
 
 
-def reach_of(alias: str, host: EmulatedHost | FreebsdHost, told: Mapping[str, str]) -> Reach:
-    """The way to a host; ``told`` is what the launcher of an emulated one knows. Raises ``SshAuthFailed`` for keys."""
+def reach_of(alias: str, host: EmulatedHost | FreebsdHost | VirtualHost, told: Mapping[str, str]) -> Reach:
+    """The way to a host; ``told`` is what the launcher knows of one it started. Raises ``SshAuthFailed`` for keys."""
     if isinstance(host, EmulatedHost):
         endpoint = Endpoint(
             told["address"], int(told["port"]), told["user"], [key_from_file(told["identity"])], [told["host_key"]]
         )
         board = SimulatedPower(Path(told["control"]))
         return Reach(endpoint, (), board, board, Crash(), EMULATED_TIMEOUTS)
+    become = (host.become, "-n") if host.become is not None else ()
+    if isinstance(host, VirtualHost):
+        endpoint = Endpoint(told["address"], int(told["port"]), host.user, _keys(host.identity), host.host_keys)
+        board = SimulatedPower(Path(told["control"]))
+        return Reach(endpoint, become, board, board, host.crash, host.timeouts)
     jump = _jump(host.jump) if host.jump is not None else None
     endpoint = Endpoint(host.address, host.port, host.user, _keys(host.identity), host.host_keys, jump)
-    become = (host.become, "-n") if host.become is not None else ()
     return Reach(endpoint, become, _power(alias, host), _console(host), host.crash, host.timeouts)
 
 

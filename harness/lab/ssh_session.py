@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from harness.errors import (
 )
 from harness.hosts import Boot, Host, complaints, hardware_trouble
 from harness.hosts.host import BOOT_COMMAND, parse_boot
-from harness.hosts.modules import parse_kldstat
-from harness.inventory import EmulatedHost, FreebsdHost
+from harness.hosts.modules import hash_command, parse_kldstat
+from harness.inventory import BochsHost, EmulatedHost, FreebsdHost, QemuHost
 from harness.lab.console import new_text, panic_text
 from harness.lab.crash import CrashFolder
 from harness.lab.ladder import Ladder, Rung
@@ -44,6 +43,10 @@ from harness.subjects.bhyve import BhyveSubject
 from harness.timing import CLOCK, Deadline
 from harness.transport import SshTransport
 
+#: Seconds for one attempt at the first connection: a host that is about to come up may take the first and stay silent.
+_FIRST_ATTEMPT = 15.0
+#: Seconds for the connection that is made anew only to leave a host as it was found.
+_LAST_ATTEMPT = 20.0
 #: Climbs of the recovery ladder before a host is given up.
 MAX_CLIMBS = 8
 #: What can be the sign of a host that went down, and has to be looked into before it is believed.
@@ -60,7 +63,7 @@ class SshSession:
     def __init__(
         self,
         alias: str,
-        entry: EmulatedHost | FreebsdHost,
+        entry: EmulatedHost | FreebsdHost | BochsHost | QemuHost,
         told: Mapping[str, str],
         run_folder: Path | None,
         defects: Sequence[str] = (),
@@ -69,7 +72,8 @@ class SshSession:
         self._reach = reach_of(alias, entry, told)
         self._folder = run_folder / "hosts" / alias if run_folder is not None else None
         self._run = run_folder.name if run_folder is not None else f"manual-{uuid.uuid4().hex[:8]}"
-        self._provisioning = Provisioning(self.platform, entry, defects)
+        work = self._folder / "module" if self._folder is not None else None
+        self._provisioning = Provisioning(self.platform, entry, defects, work)
         self._defects = list(defects)
         log = self._folder / "ladder.jsonl" if self._folder is not None else None
         self._ladder = Ladder(alias, self._connect, self._reach.power, self._reach.timeouts, log, self._console)
@@ -83,6 +87,7 @@ class SshSession:
         self._console_before = ""
         self._channels = 0
         self._items = 0
+        self._closed = False
         self._lost: VmmcheckError | None = None
         self._max_climbs = MAX_CLIMBS
         self._patience = self._reach.timeouts.patience
@@ -106,17 +111,20 @@ class SshSession:
         """A host may be about to come up; whoever refuses us or is another one is told at once."""
         while True:
             try:
-                return self._connect(deadline)
+                return self._connect(deadline.at_most(_FIRST_ATTEMPT * self._patience))
             except SshUnreachable:
                 if deadline.expired():
                     raise
-                CLOCK.sleep(min(0.5, deadline.remaining()))
+                CLOCK.sleep(min(0.5 * self._patience, deadline.remaining()))
 
     def _connect(self, deadline: Deadline) -> Host:
         transport = SshTransport.connect(
             self.platform.alias, self._reach.endpoint, deadline=deadline, become=self._reach.become
         )
-        return Host(transport, patience=self._patience)
+        host = Host(transport, patience=self._patience)
+        if self._prepared is not None:
+            host.module = self._prepared.module.path
+        return host
 
     @property
     def _connected(self) -> Host:
@@ -125,10 +133,7 @@ class SshSession:
         return self._host
 
     def _prepare(self, host: Host) -> Prepared:
-        prepared = self._provisioning.prepare(host, self._ladder)
-        # What was there before us is known from the first time only.
-        first = self._prepared or prepared
-        self._prepared = replace(prepared, found_vmm=first.found_vmm, found_modules=first.found_modules)
+        prepared = self._prepared = self._provisioning.prepare(host, self._ladder)
         self._subject = BhyveSubject(self.platform, host, testdev=prepared.facts.has_testdev)
         self._console_before = self._console()
         return prepared
@@ -171,6 +176,8 @@ class SshSession:
 
     def end(self) -> None:
         """The same boot, our module, no machine left over, no complaint of the kernel."""
+        if self._closed:
+            return  # an interrupted run gives its hosts back before pytest ends the item
         host, subject, recorder = self._connected, self._subject, self._recorder
         view = subject.fresh_view() if subject is not None else None
         if view is None or view.machines:
@@ -181,12 +188,18 @@ class SshSession:
 
     def _look(self, host: Host) -> HostView:
         answers = host.ask(
-            {"boot": BOOT_COMMAND, "module": "kldstat -v -n vmm.ko", "machines": "ls /dev/vmm 2>/dev/null"}
+            {
+                "boot": BOOT_COMMAND,
+                "module": "kldstat -v -n vmm.ko",
+                "hash": hash_command(host.module),
+                "machines": "ls /dev/vmm 2>/dev/null",
+            }
         )
         files = parse_kldstat(answers["module"].text)
         return HostView(
             boot=parse_boot(answers["boot"].text),
             module=next((file for file in files if file.name == "vmm.ko"), None),
+            module_sha256=answers["hash"].text,
             machines=tuple(answers["machines"].text.split()) if answers["machines"].status == 0 else (),
             messages=(),
         )
@@ -195,9 +208,18 @@ class SshSession:
         name, prepared = self.platform.alias, self._prepared
         if not view.boot.same_as(self._boot):
             raise SshLost(f"'{name}' is on another boot than before the item: {view.boot} instead of {self._boot}.")
-        if prepared is not None and (view.module is None or view.module.path != prepared.module):
-            found = view.module.path if view.module is not None else "nothing"
-            raise HostUnready(f"The loaded vmm.ko of '{name}' is not '{prepared.module}' any more, but '{found}'.")
+        if prepared is not None and view.module != prepared.module:
+            # The kernel numbers what it loads: the same file loaded anew is not the module that was proven.
+            found = f"'{view.module.path}' (id {view.module.id})" if view.module is not None else "nothing"
+            raise HostUnready(
+                f"The loaded vmm.ko of '{name}' is not '{prepared.module.path}' (id {prepared.module.id}) any more,"
+                f" but {found}."
+            )
+        if prepared is not None and view.module_sha256 != prepared.module_sha256:
+            raise HostUnready(
+                f"The file '{prepared.module.path}' on '{name}' has changed under the run: SHA-256"
+                f" {view.module_sha256[:16]} instead of {prepared.module_sha256[:16]}."
+            )
         if view.machines:
             raise InfraError(f"Virtual machines were left over on '{name}': {' '.join(view.machines)}.")
         if view.messages:
@@ -315,6 +337,16 @@ class SshSession:
             return HostHang(f"'{name}' stopped answering and needed a power cycle; before: {error}")
         return HostResetUnexplained(f"'{name}' came back on another boot and left no trace of why; before: {error}")
 
+    def _restore(self, host: Host) -> None:
+        if not self._provisioning.touched:
+            return
+        if not host.boot().same_as(self._boot):
+            # A boot has undone everything but our folder, and whose module is loaded since is not ours to say.
+            host.change(f"rm -rf {host.folder}")
+            return
+        self._ladder.clear_guests(host)
+        self._provisioning.restore(host)
+
     def _console(self) -> str:
         if self._reach.console is None:
             return ""
@@ -326,14 +358,20 @@ class SshSession:
 
     def close(self) -> dict[str, Any]:
         """Unload what we loaded, remove our folder, give the host back; what was spent, for the report."""
-        host = self._host
+        host, self._closed = self._host, True
         if host is None:
             return {}
         spent: dict[str, Any] = {"items": self._items, "climbs": self._ladder.climbs}
         try:
-            if host.transport.alive() and self._lost is None and self._prepared is not None:
-                self._ladder.clear_guests(host)
-                self._provisioning.restore(host, self._prepared)
+            if self._lost is None and not host.transport.alive():
+                # The link went with the last item: what we loaded is still there.
+                host = self._host = self._connect(Deadline.after(_LAST_ATTEMPT * self._patience))
+                if self._lease is not None:
+                    self._lease.move_to(host, self._boot)
+            if self._lost is None:
+                self._restore(host)
+            else:
+                spent["not_restored"] = f"The host was given up: {self._lost.message}"
         except VmmcheckError as problem:
             spent["not_restored"] = problem.message
         finally:

@@ -126,6 +126,9 @@ def _handshake(
     connection: Connection | None = None
     try:
         connection = Connection(_socket(endpoint, through, deadline))
+        # paramiko's own limits are for hosts that are not emulated.
+        connection.banner_timeout = connection.handshake_timeout = max(0.1, deadline.remaining())
+        connection.auth_timeout = max(0.1, deadline.remaining())
         if key_type:
             connection.get_security_options().key_types = (key_type,)
         connection.start_client(timeout=max(0.1, deadline.remaining()))

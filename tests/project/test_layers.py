@@ -32,6 +32,8 @@ RANKS: tuple[tuple[str, ...], ...] = (
 )
 #: The emulated host is a process of its own: it may use the toolchain and the emulator, and nobody imports it.
 EMULATED_MAY_USE = {"errors", "timing", "build", "bochs", "emulated"}
+#: The process behind a virtual host, likewise.
+VIRTUAL_MAY_USE = {"errors", "timing", "bochs", "inventory", "virtual"}
 #: Importable from anywhere at or above their rank although they share it with others.
 SHARED = {"errors", "verdicts", "timing", "recording", "redaction"}
 
@@ -66,6 +68,9 @@ def test_layers_depend_one_way(path: Path) -> None:
     used = {name.split(".")[1] for name in imports(path) if name.startswith("harness.")}
     if package == "emulated":
         assert used <= EMULATED_MAY_USE, f"the emulated host imports {sorted(used - EMULATED_MAY_USE)}"
+        return
+    if package == "virtual":
+        assert used <= VIRTUAL_MAY_USE, f"the process of a virtual host imports {sorted(used - VIRTUAL_MAY_USE)}"
         return
     rank = rank_of(package)
     assert rank is not None, f"harness/{package} has no place in the layers (tests/project/test_layers.py)"
