@@ -4,6 +4,10 @@
 PY := .venv/bin/python
 ARGS ?=
 
+# Compiled Python goes under build/, whatever the environment says: a run starts a process for every host.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
+
 .DEFAULT_GOAL := help
 .PHONY: help setup emulated sensitivity test lint types unit bench clean
 

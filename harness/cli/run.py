@@ -43,4 +43,6 @@ def run(
     words += [f"--hosts={hosts}"] if hosts else []
     has_target = any(word.startswith("suites") for word in pytest_args)
     os.chdir(ROOT)
+    # Hypothesis serves the project's own tests; its plugin alone would import all of it in each worker.
+    words += ["-p", "no:hypothesispytest"]
     raise SystemExit(pytest.main([*([] if has_target else ["suites"]), "-q", *words, *pytest_args]))
