@@ -5,8 +5,9 @@
  * Lines are text, so that no terminal on the way changes them. Each ends with the CRC-32 of what stands before:
  *   VGP1 B <nonce> <crc>                         banner: the guest runs
  *   VGP1 P <nonce> <phase> <crc>                 waits for the host
- *   VGP1 R <nonce> <seq> <fields> <crc>          a record: its fields in order, hexadecimal without leading
- *                                                zeros, a dot behind each; nothing for a zero
+ *   R <fields> <crc>                             a record: its fields in order (the first is its sequence number),
+ *                                                hexadecimal without leading zeros, a dot behind each; nothing
+ *                                                for a zero. Its CRC begins with the four bytes of the nonce
  *   VGP1 E <nonce> <count> <crc of all> <crc>    canary: nothing is missing
  */
 #include "runtime.h"
@@ -148,9 +149,9 @@ start_line(char type, uint32_t nonce)
 }
 
 static void
-finish_line(void)
+finish_line(uint32_t crc)
 {
-	put_word(crc32(0, line, line_length));
+	put_word(crc32(crc, line, line_length));
 	put('\r');
 	put('\n');
 	for (unsigned n = 0; n < line_length; n++)
@@ -161,7 +162,7 @@ void
 send_banner(uint32_t nonce)
 {
 	start_line('B', nonce);
-	finish_line();
+	finish_line(0);
 }
 
 void
@@ -169,26 +170,27 @@ send_phase(uint32_t nonce, uint32_t phase)
 {
 	start_line('P', nonce);
 	put_word(phase);
-	finish_line();
+	finish_line(0);
 }
 
 void
 send_records(uint32_t nonce)
 {
 	const struct record *records = (const struct record *)RECORDS;
-	uint32_t count = record_count;
+	uint32_t count = record_count, seed = crc32(0, &nonce, sizeof(nonce));
 
 	for (uint32_t n = 0; n < count; n++) {
-		start_line('R', nonce);
-		put_word(n);
+		/* Every byte is a VM exit, and records are most of what is sent. */
+		line_length = 0;
+		put('R');
 		put(' ');
 		put_record(&records[n]);
-		finish_line();
+		finish_line(seed);
 	}
 	start_line('E', nonce);
 	put_word(count);
 	put_word(crc32(0, records, count * sizeof(struct record)));
-	finish_line();
+	finish_line(0);
 	/* The line drains before the machine is switched off. */
 	while ((inb(COM1 + 5) & 0x40) == 0)
 		__asm__ volatile("pause");

@@ -66,7 +66,7 @@ def test_a_lost_byte_is_never_a_result(run: tuple[bytes, int, Result], lost: int
 def test_damage_of_every_kind_is_named(run: tuple[bytes, int, Result]) -> None:
     console, nonce, _ = run
     lines = console.splitlines(keepends=True)
-    records = [at for at, line in enumerate(lines) if b" R " in line]
+    records = [at for at, line in enumerate(lines) if line.startswith(b"R ")]
     without = lines[: records[1]] + lines[records[1] + 1 :]
     doubled = [*lines[: records[1]], lines[records[1]], *lines[records[1] :]]
     swapped = list(lines)
