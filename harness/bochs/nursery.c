@@ -9,6 +9,7 @@
  * nursery (CLONE_PARENT), so that they are waited for like any other process.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -198,6 +199,18 @@ become(const char *rom, const char *serial, const char *log)
 	return (replace("VMMCHECK_NURSERY_LOG", log) ? 0 : 4);
 }
 
+/* Whoever made the nursery is gone, perhaps without a chance to tidy up. */
+static void
+remove_folder(const char *path)
+{
+	DIR *folder = opendir(path);
+	struct dirent *entry;
+
+	while (folder != NULL && (entry = readdir(folder)) != NULL)
+		(void)unlinkat(dirfd(folder), entry->d_name, 0);
+	(void)rmdir(path);
+}
+
 static void
 serve(int fd)
 {
@@ -234,6 +247,7 @@ serve(int fd)
 			_exit(EXIT_FAILURE);
 		return;
 	}
+	remove_folder(getenv("VMMCHECK_NURSERY_FOLDER"));
 	_exit(EXIT_SUCCESS);
 }
 

@@ -54,6 +54,7 @@ class Nursery:
         env = {
             "LD_PRELOAD": str(build_library(_SOURCE)),
             "VMMCHECK_NURSERY_FD": str(theirs_end.fileno()),
+            "VMMCHECK_NURSERY_FOLDER": str(self._folder),
             "VMMCHECK_NURSERY_ROM": str(first.romimage),
             "VMMCHECK_NURSERY_SERIAL": device,
             "VMMCHECK_NURSERY_LOG": str(self._folder / "bochs.log"),

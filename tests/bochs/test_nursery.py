@@ -130,7 +130,10 @@ time.sleep(60)
 def test_nothing_is_left_when_the_harness_is_killed(tmp_path: Path) -> None:
     _, path = rom_of(tmp_path / "orphan", counting(), EndMethod.PARK)
     with subprocess.Popen(
-        [sys.executable, "-c", _ORPHAN, str(path.parent), str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _ORPHAN, str(path.parent), str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as harness:
         assert harness.stdout is not None
         copy = int(harness.stdout.readline())
@@ -142,6 +145,7 @@ def test_nothing_is_left_when_the_harness_is_killed(tmp_path: Path) -> None:
     while any(Path(f"/proc/{child}/cmdline").exists() and _alive(child) for child in children):
         assert not deadline.expired(), "an emulator outlived the harness"
         time.sleep(0.02)
+    assert not list(tmp_path.glob("vmmcheck-nursery-*"))
 
 
 def _alive(pid: str) -> bool:
