@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.cases import axis, case
+from harness.cases import axis, case, variant
 from harness.errors import HostStateMismatch, ProbeMismatch
 from harness.expect import expect_equal, expect_register, expect_that
 from harness.guest import Program
@@ -20,7 +20,12 @@ EXITS = {True: 2_000, False: 1_000_000}
 
 CANARY = 0xCAFE_F00D_DEAD_BEEF
 #: What a guest may have in %rbp: its canary, nothing, an address of user space, one that is not canonical.
-FRAMES = (CANARY, 0, 0x7FFF_DEAD_B000, 0x8000_0000_0000_0000)
+FRAMES = (
+    variant(CANARY, id="canary"),
+    variant(0, id="zero"),
+    variant(0x7FFF_DEAD_B000, id="user_half"),
+    variant(0x8000_0000_0000_0000, id="non_canonical"),
+)
 
 #: Other values in every register, DR7 armed on an address that nothing touches.
 PLANTED = HostDebugState(

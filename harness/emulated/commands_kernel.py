@@ -25,7 +25,9 @@ EEXIST, EBUSY, ENXIO = 17, 16, 6
 VMM_MODULES = ("acpi/ivhd", "pci/amdiommu", "pci/ppt", "vmm")
 _REGISTERS = ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
 _DEFAULTS = {"dr6": 0xFFFF0FF0, "dr7": 0x400}
-_TUNABLES = ("hw.vmm.svm.vmcb_clean", "hw.vmm.halt_detection", "hw.vmm.trace_guest_exceptions")
+_TUNABLES = (
+    "hw.vmm.svm.vmcb_clean", "hw.vmm.svm.num_asids", "hw.vmm.halt_detection", "hw.vmm.trace_guest_exceptions",
+)  # fmt: skip
 
 
 def parse_registers(text: str) -> dict[str, int]:

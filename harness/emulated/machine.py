@@ -66,7 +66,7 @@ class Listener:
     exited: Callable[[str, int, str], None]
     message: Callable[[str], None]
     panic: Callable[[str], None]
-    #: The processors started anew without anybody having asked for it (a triple fault).
+    #: The processors were reset without anybody having asked for it (a triple fault): the machine is to boot again.
     reset: Callable[[], None]
     #: The emulator itself ended.
     died: Callable[[], None]
@@ -160,7 +160,13 @@ class Machine:
     def _watch(self, pidfd: int) -> None:
         select.select([pidfd], [], [])
         os.close(pidfd)
-        if not self._expected_end:
+        if self._expected_end:
+            return
+        # A triple fault ends the emulator by itself, and a machine that met one starts anew; a signal is lost power.
+        status = self._bochs.poll() if self._bochs is not None else None
+        if status is not None and status >= 0:
+            self._listener.reset()
+        else:
             self._listener.died()
 
     def power_off(self) -> None:

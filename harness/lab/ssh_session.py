@@ -47,8 +47,8 @@ from harness.transport import SshTransport
 _FIRST_ATTEMPT = 15.0
 #: Seconds for the connection that is made anew only to leave a host as it was found.
 _LAST_ATTEMPT = 20.0
-#: Climbs of the recovery ladder before a host is given up.
-MAX_CLIMBS = 8
+#: Climbs of the recovery ladder before a host is given up; an emulated one is back after a second.
+MAX_CLIMBS, MAX_CLIMBS_EMULATED = 8, 200
 #: What can be the sign of a host that went down, and has to be looked into before it is believed.
 _DOUBTFUL = (SshLost, SshUnreachable, CommandTimeout, GuestHang, GuestSilent)
 
@@ -89,7 +89,8 @@ class SshSession:
         self._items = 0
         self._closed = False
         self._lost: VmmcheckError | None = None
-        self._max_climbs = MAX_CLIMBS
+        self._climbs = MAX_CLIMBS_EMULATED if self.platform.emulated else MAX_CLIMBS
+        self._max_climbs = self._climbs
         self._patience = self._reach.timeouts.patience
 
     # --- connection and provisioning -----------------------------------------------------------------------
@@ -149,7 +150,7 @@ class SshSession:
         self._provisioning = self._provisioning.seeded(defects)
         self._defects, self._patience = list(defects), patience
         self._ladder.patience = patience
-        self._max_climbs = self._ladder.climbs + MAX_CLIMBS
+        self._max_climbs = self._ladder.climbs + self._climbs
         self._channels += self._connected.transport.channels
         self._host = self._ladder.reboot(self._connected, self._boot)
         self._settle(self._connected.boot())
@@ -244,7 +245,7 @@ class SshSession:
         self._ladder.climbs += 1
         self._ladder.note(Rung.LOOK, trouble=str(error))
         if self._ladder.climbs > self._max_climbs:
-            return self._give_up(f"'{self.platform.alias}' needed recovery {MAX_CLIMBS} times in this run.", error)
+            return self._give_up(f"'{self.platform.alias}' needed recovery {self._climbs} times in this run.", error)
         try:
             cycled = self._regain()
             boot = self._connected.boot()

@@ -78,6 +78,7 @@ static int
 check_svm_features(void)
 {
 	uint32_t regs[4];
+	uint64_t nasid;
 
 	cpuid_count(0x80000001, 0, regs);
 	if ((regs[2] & AMDID2_SVM) == 0)
@@ -90,6 +91,9 @@ check_svm_features(void)
 		return (ENXIO);
 	if ((svm_feature & SVM_FEATURE_NP) == 0 || (svm_feature & SVM_FEATURE_NRIP_SAVE) == 0)
 		return (ENXIO);
+	/* hw.vmm.svm.num_asids makes the pool smaller; 0 (the host's own) and 1 are no pool. */
+	if (tunable_fetch("hw.vmm.svm.num_asids", &nasid) && nasid > 1 && nasid < regs[1])
+		regs[1] = (uint32_t)nasid;
 	asid_init(regs[1], (svm_feature & SVM_FEATURE_FLUSH_BY_ASID) != 0);
 	return (0);
 }
