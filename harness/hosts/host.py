@@ -7,10 +7,14 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.errors import CommandFailed, LeaseLost, UnexpectedAnswer
 from harness.timing import Deadline
 from harness.transport import CommandResult, Framed, Transport
+
+if TYPE_CHECKING:
+    from harness.hosts.modules import LoadedFile
 
 #: Seconds for a command that only asks, and for one that changes something.
 QUICK = 20.0
@@ -67,6 +71,8 @@ class Host:
         self.patience = patience
         self.folder = folder
         self.guard = ""
+        #: What vmm.ko is since a case had it loaded again; whoever checks the module takes it from here.
+        self.reloaded: LoadedFile | None = None
         #: File of the vmm.ko under test, hashed after every guest.
         self.module = "/boot/kernel/vmm.ko"
 

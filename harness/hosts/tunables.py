@@ -41,3 +41,4 @@ def _load_with(host: Host, path: str, setting: str, name: str) -> None:
             f"'{path}' could not be loaded with '{setting or f'no {name}'}': {result.errors or result.text[:200]}.",
             help="End what uses the module (virtual machines, DTrace probes in it) and run again.",
         )
+    host.reloaded = files[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,15 @@ class SshSession:
             messages=(),
         )
 
+    def _follow_reload(self) -> None:
+        """The item had the module loaded again itself (another tunable): the same file has another number now."""
+        host = self._connected
+        if host.reloaded is not None and self._prepared is not None:
+            self._prepared = replace(self._prepared, module=host.reloaded)
+        host.reloaded = None
+
     def _judge(self, view: HostView, recorder: Recorder) -> None:
+        self._follow_reload()
         name, prepared = self.platform.alias, self._prepared
         if not view.boot.same_as(self._boot):
             raise SshLost(f"'{name}' is on another boot than before the item: {view.boot} instead of {self._boot}.")
