@@ -7,6 +7,7 @@ import click
 from harness import __version__
 from harness.cli.bench import bench
 from harness.cli.cases import cases
+from harness.cli.coverage import coverage
 from harness.cli.doctor import doctor, guests
 from harness.cli.inspect import evidence, hosts
 from harness.cli.run import run
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (run, hosts, cases, evidence, sensitivity, bench, doctor, guests):
+for command in (run, hosts, cases, coverage, evidence, sensitivity, bench, doctor, guests):
     cli.add_command(command)
 
 
