@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from harness.catalogue import load_catalogue, load_gaps, overdue
+from harness.catalogue import SUITES, load_catalogue, load_gaps, overdue
 from harness.coverage import Column, Listed, collect, listing
 
 
@@ -25,9 +25,16 @@ from harness.coverage import Column, Listed, collect, listing
 @click.option("--priority", type=click.IntRange(1, 3), default=3, metavar="N", help="Only cases of priority 1 to N.")
 @click.option("--requirement", metavar="ID", help="Only cases of this requirement, such as S1.3.")
 @click.option("--open", "only_open", is_flag=True, help="Only cases that no suite asks, with the reason.")
+@click.option("--suites", type=click.Path(file_okay=False, path_type=Path), default=SUITES, help="Other suites.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, everything that is known.")
 def cases(
-    pattern: tuple[str, ...], lab: Path, priority: int, requirement: str | None, only_open: bool, as_json: bool
+    pattern: tuple[str, ...],
+    lab: Path,
+    priority: int,
+    requirement: str | None,
+    only_open: bool,
+    suites: Path,
+    as_json: bool,
 ) -> None:
     """List the cases: rule, requirements, what each needs, and how many cells each column of a lab can show.
 
@@ -35,7 +42,7 @@ def cases(
     """
     found = [
         one
-        for one in listing(load_catalogue(), collect(lab))
+        for one in listing(load_catalogue(suites), collect(lab, suites))
         if (not pattern or any(fnmatch.fnmatchcase(one.entry.id, glob) for glob in pattern))
         and one.entry.priority <= priority
         and (requirement is None or requirement in one.requirements)
@@ -50,7 +57,7 @@ def cases(
         for one in found:
             _explain(console, one)
     console.print(_summary(found))
-    for gap in overdue(load_gaps(), date.today()):
+    for gap in overdue(load_gaps(suites), date.today()):
         console.print(f"suites/gaps.toml: {gap.id} was to be reviewed by {gap.review}")
 
 

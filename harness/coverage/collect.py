@@ -20,8 +20,6 @@ from harness.plugin.collection import PLAN, case_of
 from harness.results import CellPlan
 from harness.subjects import Platform
 
-ROOT = SUITES.parent
-
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -70,7 +68,8 @@ def collect(lab: Path, suites: Path = SUITES) -> Collected:
     columns = {alias: platform_of(alias, host) for alias, host in inventory.host.items()}
     collector = _Collector()
     said = io.StringIO()
-    words = ["--collect-only", "-q", f"--lab={lab.resolve()}", f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
+    words = ["--collect-only", "-q", f"--lab={lab.resolve()}", f"--rootdir={suites.resolve().parent}"]
+    words += ["-p", "harness.plugin", "-p", "no:cacheprovider"]
     # pytest's capture would hand the terminal reporter a copy of the real descriptor: -s leaves our stream in place.
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         status = pytest.main([*words, "-s", str(suites)], plugins=[collector])

@@ -18,7 +18,7 @@ from harness.coverage import Collected, Listed, collect, listing
 from harness.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-#: How many cases each group has: an id that disappears or comes must be meant.
+#: How many cases each group had when the list was made: no id may disappear, new ones get the next number.
 GROUPS = {
     "RST": 7, "REG": 14, "EXE": 9, "DAT": 15, "IOB": 4, "STR": 4, "SSB": 10, "INT": 6, "STP": 9, "CTL": 7, "TSK": 2,
     "MOD": 4, "ISO": 10, "MIG": 6, "API": 9, "SNP": 4, "VCB": 13, "HST": 10, "TRP": 5, "HAZ": 2,
@@ -37,11 +37,12 @@ def listed(collected: Collected) -> list[Listed]:
 
 def test_the_list_is_whole() -> None:
     entries = load_catalogue()
-    assert Counter(entry.group for entry in entries.values()) == GROUPS
-    assert len(entries) == 150
+    assert sum(GROUPS.values()) == 150
+    assert {entry.group for entry in entries.values()} == set(GROUPS)
     for group, count in GROUPS.items():
         numbers = [int(id[4:]) for id in entries if id.startswith(group)]
-        assert numbers == list(range(1, count + 1)), f"{group} is not numbered in order: {numbers}"
+        assert numbers == list(range(1, len(numbers) + 1)), f"{group} is not numbered in order: {numbers}"
+        assert len(numbers) >= count, f"{group} has lost {count - len(numbers)} of its cases"
 
 
 def test_no_rule_is_there_twice() -> None:
@@ -138,7 +139,7 @@ def test_the_listing_is_json_and_nothing_else() -> None:
         check=True,
     )  # fmt: skip
     data = json.loads(done.stdout)
-    assert len(data) == len({one["id"] for one in data}) == 150
+    assert len(data) == len({one["id"] for one in data}) == len(load_catalogue())
     by_id = {one["id"]: one for one in data}
     watch = by_id["DAT-01"]
     assert watch["tests"] == ["suites/test_data_watchpoints.py::test_write_watch_fires_once_per_store"]
