@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from harness.expect import expect_register
-from harness.guest import DebugRegisters, Handle, Program, Result
-from harness.guest.registers import DR6_INACTIVE, DR7_RESET
+from collections.abc import Sequence
+
+from harness.expect import expect_equal, expect_exceptions, expect_register, expect_that
+from harness.guest import DebugRegisters, Handle, Program, Record, Result
+from harness.guest.registers import DR6_BS, DR6_INACTIVE, DR7_RESET
 from harness.subjects import Subject
 
 #: Thousands of loop passes that make a busy guest long enough to meet host timer interrupts.
@@ -45,3 +47,24 @@ def expect_debug_registers(
         expect_register(f"dr{n}", observed[n], value, ref=ref)
     expect_register("dr6", observed.dr6, dr6, mask=dr6_mask, ref=ref)
     expect_register("dr7", observed.dr7, dr7, ref=ref)
+
+
+#: Behind the last instruction under test, three more are stepped: PUSHF, AND and the POPF that clears TF.
+STEP_TAIL = 3
+
+
+def steps_of(records: Sequence[Record]) -> tuple[Record, ...]:
+    """The steps of the sequence itself, without the ones that end it."""
+    return tuple(record for record in records if record.site < record.rip <= record.next)
+
+
+def expect_steps(records: Sequence[Record], count: int, *, ref: str = "SDM3 17.3.1.4") -> None:
+    """``count`` steps, each with BS, each further on than the one before, the last behind the sequence."""
+    steps = steps_of(records)
+    expect_exceptions(f"{count} stepped instructions", steps, *["#DB"] * count, ref=ref)
+    for record in steps:
+        expect_register("dr6.bs", record.dr6, DR6_BS, mask=DR6_BS, ref=ref)
+    places = [record.rip for record in steps]
+    expect_that("each step is further on", places == sorted(set(places)), "rising", str(places), ref=ref)
+    expect_register("rip of the last step", places[-1], steps[-1].next, ref=ref)
+    expect_equal("steps of the sequence's end", len(records) - len(steps), STEP_TAIL, ref=ref)

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from harness.cases import Expected, axis, case, variant
+from harness.errors import HitMismatch
 from harness.expect import expect_equal, expect_exceptions, expect_register, expect_that
-from harness.guest import Program, Record
-from harness.guest.registers import DR6_BS, DR6_INACTIVE
+from harness.guest import Program
+from harness.guest.registers import DR6_BS, DR6_INACTIVE, RFLAGS_TF
 from harness.subjects import Subject
-from suites.guestlib import BUSY, expect_debug_registers
+from suites.guestlib import BUSY, STEP_TAIL, expect_debug_registers, expect_steps, steps_of
 from suites.vocabulary import DISTINCT
 
-#: Behind the last instruction under test, three more are stepped: PUSHF, AND and the POPF that clears TF.
-TAIL = 3
-
-
-def stepped(records: tuple[Record, ...]) -> tuple[Record, ...]:
-    """The steps of the sequence itself, without the ones that end it."""
-    return tuple(record for record in records if record.site < record.rip <= record.next)
-
-
-def expect_steps(records: tuple[Record, ...], count: int, *, ref: str = "SDM3 17.3.1.4") -> None:
-    """``count`` steps, each with BS, each further on than the one before, the last behind the sequence."""
-    steps = stepped(records)
-    expect_exceptions(f"{count} stepped instructions", steps, *["#DB"] * count, ref=ref)
-    for record in steps:
-        expect_register("dr6.bs", record.dr6, DR6_BS, mask=DR6_BS, ref=ref)
-    places = [record.rip for record in steps]
-    expect_that("each step is further on", places == sorted(set(places)), "rising", str(places), ref=ref)
-    expect_register("rip of the last step", places[-1], steps[-1].next, ref=ref)
-    expect_equal("steps of the sequence's end", len(records) - len(steps), TAIL, ref=ref)
-
+#: Registers of the local APIC, and a count that lets its timer end a HLT soon.
+LAPIC_VERSION, LAPIC_EOI, TIMER_COUNT = 0xFEE0_0030, 0xFEE0_00B0, 5000
 
 @case(
     "STP-01",
@@ -65,7 +48,7 @@ def test_step_and_watch_report_together(subject: Subject, register: int, exit_ki
     steps = program.execute("step_store", watched, 0x77)
     result = subject.run(program)
     expect_steps(result.exceptions_of(steps), 2)
-    first = stepped(result.exceptions_of(steps))[0]
+    first = steps_of(result.exceptions_of(steps))[0]
     expect_register("dr6 of the store", first.dr6, DR6_BS | 1 << register, mask=DR6_BS | 0xF, ref="SDM3 17.2.3")
 
 
@@ -82,7 +65,7 @@ def test_no_step_is_lost_to_host_interrupts(subject: Subject) -> None:
     result = subject.run(program)
     found = result.exceptions_of(steps)
     # Each pass is a decrement and a jump; the last jump falls through to `next`.
-    expect_equal("steps taken", len(found), 2 * passes + TAIL, ref="SDM3 6.9")
+    expect_equal("steps taken", len(found), 2 * passes + STEP_TAIL, ref="SDM3 6.9")
     for record in found:
         expect_register("dr6.bs", record.dr6, DR6_BS, mask=DR6_BS, ref="SDM3 17.3.1.4")
 
@@ -141,3 +124,75 @@ def test_step_over_an_instruction_that_exits(subject: Subject, instruction: str)
     steps = program.execute(f"step_{instruction}", 0x1B)
     result = subject.run(program)
     expect_steps(result.exceptions_of(steps), 2)
+
+
+@case(
+    "STP-02",
+    rule="POPF or IRET that sets TF: the first trap comes after the next instruction",
+    requirement="S1.1",
+    refs=("SDM3 17.3.1.4",),
+    priority=2,
+)
+@axis("instruction", (variant("popf"), variant("iret")))
+def test_the_first_trap_is_one_instruction_later(subject: Subject, instruction: str) -> None:
+    program = Program(f"TF comes with {instruction}")
+    steps = program.execute({"popf": "step_nops", "iret": "step_iret"}[instruction])
+    found = subject.run(program).exceptions_of(steps)
+    expect_steps(found, {"popf": 4, "iret": 1}[instruction])
+    expect_register("rip of the first trap", found[0].rip, found[0].site + 1, ref="SDM3 17.3.1.4")
+
+
+@case(
+    "STP-04",
+    rule="Step over a load and a store that the hypervisor completes as MMIO: one #DB after each",
+    requirement="S1.1",
+    refs=("SDM3 17.3.1.4",),
+    priority=2,
+)
+@axis("access", ("load", "store"))
+def test_step_over_emulated_memory(subject: Subject, access: str) -> None:
+    program = Program(f"step over an MMIO {access}")
+    # The local APIC: its version register can be read, its end-of-interrupt register written, without effect.
+    register = {"load": LAPIC_VERSION, "store": LAPIC_EOI}[access]
+    steps = program.execute(f"step_mmio_{access}", register, 0)
+    expect_steps(subject.run(program).exceptions_of(steps), 2)
+
+
+@case(
+    "STP-05",
+    rule="Step over STI, CLI and STI;HLT: no lost and no extra trap",
+    requirement="S1.1",
+    refs=("SDM3 17.3.1.4", "SDM3 6.8.1"),
+    priority=2,
+)
+@axis("instruction", ("sti", "cli", "sti_hlt"))
+def test_step_over_interrupt_flag_changes(subject: Subject, instruction: str) -> None:
+    program = Program(f"step over {instruction}")
+    steps = program.execute(f"step_{instruction}", TIMER_COUNT)
+    expect_steps(subject.run(program).exceptions_of(steps), 2)
+
+
+@case(
+    "STP-06",
+    rule="Stepping through SYSCALL obeys the flag mask: no trap in the kernel unless TF is kept; SYSRET restores it",
+    requirement="S1.1",
+    refs=("SDM3 17.3.1.4",),
+    priority=2,
+)
+@axis("mask", (variant("masked"), variant("kept")))
+def test_step_through_a_system_call(subject: Subject, mask: str) -> None:
+    program = Program("step through SYSCALL")
+    program.execute("syscall_setup", {"masked": RFLAGS_TF, "kept": 0}[mask])
+    steps = program.execute("step_syscall", user=True)
+    found = subject.run(program).exceptions_of(steps)
+    kernel = [record for record in found if record.cs & 3 == 0]
+    user = steps_of([record for record in found if record.cs & 3 == 3])
+    expect_that(
+        "traps in the kernel",
+        bool(kernel) == (mask == "kept"),
+        {"masked": "none", "kept": "some"}[mask],
+        f"{len(kernel)} traps",
+        ref="SDM3 17.3.1.4",
+        error=HitMismatch,
+    )
+    expect_register("rip of the last step at CPL 3", user[-1].rip if user else 0, found[0].next, ref="SDM3 17.3.1.4")

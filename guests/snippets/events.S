@@ -156,6 +156,9 @@ snippet_step_\name\()_next:
 	step rep_movsb, "movq %rdx, %rcx", "rep movsb ; nop"
 	step syscall, "nop", "syscall ; nop"
 	step pushf, "nop", "pushfq ; popq %rax"
+	step sti_cpuid, "cli ; xorl %eax, %eax ; xorl %ecx, %ecx", "sti ; cpuid ; nop"
+	step mov_ss_cpuid, "xorl %eax, %eax ; xorl %ecx, %ecx", "movw (%rdi), %ss ; cpuid ; nop"
+	step mov_ss_icebp, "nop", "movw (%rdi), %ss ; .byte 0xf1 ; nop"
 
 	.macro wrmsr_values
 	movl	%edi, %ecx
