@@ -97,7 +97,8 @@ def toolchain_version() -> str:
         ) from None
 
 
-def _run(command: Sequence[str | Path], what: str) -> None:
+def run_tool(command: Sequence[str | Path], what: str) -> None:
+    """Run a compiler or linker; raises :class:`BuildFailed` with what it said."""
     # The cache of the compiler stays inside build/, so that nothing is written to the user's home.
     env = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(BUILD_DIR / "zig"), "ZIG_LOCAL_CACHE_DIR": str(BUILD_DIR / "zig")}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env, check=False)
@@ -105,7 +106,8 @@ def _run(command: Sequence[str | Path], what: str) -> None:
         raise BuildFailed(f"Building {what} failed:\n{done.stderr.strip()}\n")
 
 
-def _zig(*words: str) -> tuple[str, ...]:
+def zig(*words: str) -> tuple[str, ...]:
+    """The command line of one of the pinned toolchain's programs."""
     return (sys.executable, "-m", "ziglang", *words)
 
 
@@ -131,7 +133,7 @@ def _compile(spec: ImageSpec, source: Path, folder: Path, index: int) -> Path:
     prefix = f"-ffile-prefix-map={ROOT}=."
     language = ("-x", "assembler-with-cpp", "-D__ASSEMBLER__=1") if source.suffix == ".S" else ()
     flags = (*TARGET, *BASE_CFLAGS, *spec.cflags, prefix, *includes)
-    _run((*_zig("cc"), *flags, "-c", *language, source, "-o", target), str(source.name))
+    run_tool((*zig("cc"), *flags, "-c", *language, source, "-o", target), str(source.name))
     return target
 
 
@@ -169,9 +171,9 @@ def build_image(spec: ImageSpec, *, build_dir: Path | None = None) -> Image:
         try:
             with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
                 objects = list(pool.map(lambda job: _compile(spec, job[1], work, job[0]), enumerate(spec.sources)))
-            link = (*_zig("ld.lld"), "-m", "elf_x86_64", "-static", "--build-id=none", "-z", "max-page-size=4096")
+            link = (*zig("ld.lld"), "-m", "elf_x86_64", "-static", "--build-id=none", "-z", "max-page-size=4096")
             common: tuple[str | Path, ...] = (*link, "-e", spec.entry, "-T", spec.linker_script, *objects)
-            _run((*common, "-o", work / image.elf.name), f"{spec.name} (link)")
+            run_tool((*common, "-o", work / image.elf.name), f"{spec.name} (link)")
             (work / image.binary.name).write_bytes(flatten(work / image.elf.name))
             for object_file in objects:
                 object_file.unlink()
@@ -200,6 +202,6 @@ def build_library(source: Path, *, build_dir: Path | None = None) -> Path:
     library = root / f"{source.stem}-{digest.hexdigest()[:24]}.so"
     if not library.exists():
         with FileLock(root / f".{source.stem}.lock"), tempfile.TemporaryDirectory(dir=root) as work:
-            _run((*_zig("cc"), *_LIBRARY_FLAGS, source, "-o", Path(work) / library.name), source.name)
+            run_tool((*zig("cc"), *_LIBRARY_FLAGS, source, "-o", Path(work) / library.name), source.name)
             (Path(work) / library.name).rename(library)
     return library

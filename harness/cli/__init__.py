@@ -10,6 +10,7 @@ from harness.cli.cases import cases
 from harness.cli.coverage import coverage
 from harness.cli.doctor import doctor, guests
 from harness.cli.inspect import evidence, hosts
+from harness.cli.kernel import kernel
 from harness.cli.newcase import new_case
 from harness.cli.run import run
 from harness.cli.sensitivity import sensitivity
@@ -36,7 +37,7 @@ def cli() -> None:
     """
 
 
-for command in (run, hosts, cases, coverage, new_case, evidence, sensitivity, bench, doctor, guests):
+for command in (run, hosts, cases, coverage, new_case, evidence, sensitivity, bench, doctor, guests, kernel):
     cli.add_command(command)
 
 

@@ -187,8 +187,11 @@ class FreebsdMachine(Common, Login):
     builder: Builder | None = None
     #: kenv variables set before the module is loaded (``hw.vmm.svm.vmcb_clean``), put back afterwards.
     tunables: dict[Tunable, str] = {}
-    #: Folder on the host with ``vmmcheck_witness.ko`` and ``vmmwitness`` built for its kernel; empty: no witnesses.
+    #: Folder on the host with ``vmmcheck_witness.ko`` built for its kernel; empty: what looks at the registers of a host
+    #: CPU is not run. The witness program needs no folder: it is built here and goes along.
     witness: Path | Literal[""] = ""
+    #: The same module as a file on the controller, which is uploaded for the run.
+    witness_file: str = ""
 
     @model_validator(mode="after")
     def _root(self) -> FreebsdMachine:
@@ -208,6 +211,8 @@ class FreebsdMachine(Common, Login):
         ]
         if len(named) > 1:
             raise ValueError(f"{' and '.join(named)} all name the vmm.ko under test: keep one")
+        if self.witness and self.witness_file:
+            raise ValueError("'witness' and 'witness_file' both name the witness module: keep one")
         return self
 
 

@@ -8,10 +8,12 @@ from harness.subjects import Platform
 
 #: What every host with bhyve offers.
 BHYVE = frozenset({"bhyve", "bhyvectl", "migration", "smp", "two-vms"})
+#: What the witness program adds, which goes along to every host.
+PROGRAM = frozenset({"sentinel", "dbregs"})
 #: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
-FREEBSD = BHYVE | {"debugctl"}
-#: What the helper module and program built for its kernel add.
-WITNESS = frozenset({"witness", "sentinel", "dbregs"})
+FREEBSD = BHYVE | PROGRAM | {"debugctl"}
+#: What the helper module built for its kernel adds.
+WITNESS = PROGRAM | {"witness"}
 #: What dtrace with the D programs of kernel/dtrace shows (``observe``), and a module that may be loaded again with
 #: other tunables (``tunables``).
 PROBES = frozenset({"observe", "tunables"})
@@ -30,7 +32,7 @@ def platform_of(alias: str, host: Host) -> Platform:
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
         return Platform(alias, "emulated", host.vendor, heading, True, EMULATED, host.ncpu)
     offered = FREEBSD if host.ncpu > 1 else FREEBSD - {"migration"}
-    if host.witness:
+    if host.witness or host.witness_file:
         offered |= WITNESS
     if isinstance(host, FreebsdHost):
         vendor = "intel" if host.cpu.vendor == "GenuineIntel" else "amd"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.build.witness import build_witness_program
 from harness.errors import ConfigError, HostUnready
 from harness.hosts import (
     CpuIdentity,
@@ -24,7 +25,7 @@ from harness.hosts.modules import LoadedFile
 from harness.inventory import EmulatedHost, FreebsdHost, FreebsdMachine
 from harness.inventory.model import STOCK_MODULE
 from harness.lab.ladder import Ladder
-from harness.lab.undertest import UnderTest, module_of
+from harness.lab.undertest import UnderTest, module_data, module_of
 from harness.subjects import Platform
 
 WITNESS_MODULE = "vmmcheck_witness.ko"
@@ -131,8 +132,7 @@ class Provisioning:
         self._set_tunables(host)
         host.module = under_test.path
         loaded = modules.load(under_test.path, "vmm")
-        if "witness" in self._platform.capabilities:
-            self._load_witness(host, modules)
+        self._load_witness(host, modules)
         after = host.ask({"vmm": VMM_COMMAND, "sha256": f"sha256 -q {shlex.quote(loaded.path)}"})
         facts = Facts({**facts.answers, "vmm": after["vmm"].text})
         if isinstance(self._entry, FreebsdMachine):
@@ -211,15 +211,19 @@ class Provisioning:
         return UnderTest(f"{host.folder}/vmm.ko", reference_module(self._defects), "seeded")
 
     def _load_witness(self, host: Host, modules: Modules) -> None:
-        if isinstance(self._entry, FreebsdMachine):
-            source, module = self._entry.witness, f"{self._entry.witness}/{WITNESS_MODULE}"
-            program = shlex.quote(f"{source}/{WITNESS_PROGRAM}")
-            host.change(f"cp {program} {host.folder}/{WITNESS_PROGRAM} && chmod 755 {host.folder}/{WITNESS_PROGRAM}")
-        else:
-            module = f"{host.folder}/{WITNESS_MODULE}"
+        module, program = f"{host.folder}/{WITNESS_MODULE}", f"{host.folder}/{WITNESS_PROGRAM}"
+        entry = self._entry
+        if not isinstance(entry, FreebsdMachine):
             host.put(module, b"vmmcheck witness.ko\n")
-            host.put(f"{host.folder}/{WITNESS_PROGRAM}", b"vmmcheck vmmwitness\n", mode="755")
-        modules.load(module, "vmmcheck_witness")
+            host.put(program, b"vmmcheck vmmwitness\n", mode="755")
+        else:
+            host.put(program, build_witness_program().read_bytes(), mode="755")
+            if entry.witness_file:
+                host.put(module, module_data(Path(entry.witness_file).expanduser()))
+            elif entry.witness:
+                module = f"{entry.witness}/{WITNESS_MODULE}"
+        if "witness" in self._platform.capabilities:
+            modules.load(module, "vmmcheck_witness")
 
 
 def facts_for_report(platform: Platform, prepared: Prepared, more: Mapping[str, Any]) -> dict[str, Any]:

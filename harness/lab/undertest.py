@@ -44,25 +44,26 @@ def module_of(entry: FreebsdMachine, folder: str, work: Path | None) -> UnderTes
     if entry.builder is not None:
         if work is None:
             raise ConfigError("A module can only be built inside of a run: there is no folder to build it in.")
-        return UnderTest(path, _module_data(build(entry.builder, work)), f"built from {entry.builder.source}")
+        return UnderTest(path, module_data(build(entry.builder, work)), f"built from {entry.builder.source}")
     if entry.module_file:
         file = Path(entry.module_file).expanduser()
-        return UnderTest(path, _module_data(file), f"file {file.name}")
+        return UnderTest(path, module_data(file), f"file {file.name}")
     return UnderTest(entry.module, None, "stock" if entry.module == STOCK_MODULE else "a file on the host")
 
 
-def _module_data(file: Path) -> bytes:
+def module_data(file: Path) -> bytes:
+    """The bytes of a kernel module's file on the controller; raises :class:`ConfigError` for what is none."""
     try:
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"The module '{file}' cannot be read: {error.strerror}.",
-            help="Build it first, and name the file with 'module_file' in the inventory.",
+            help="Build it first; the inventory names the file with 'module_file' or 'witness_file'.",
         ) from None
     if not data.startswith(_ELF) or data[16:18] != b"\x01\x00":
         raise ConfigError(
             f"'{file}' is no kernel module: it does not begin as a relocatable 64-bit ELF file does.",
-            help="Name the vmm.ko that the build of sys/modules/vmm made.",
+            help="Name the file that the build of the module made (vmm.ko, vmmcheck_witness.ko).",
         )
     return data
 

@@ -9,6 +9,7 @@ import pytest
 
 from harness.cases import Case
 from harness.catalogue import expectations
+from harness.inventory import FreebsdMachine, Host, VirtualHost
 from harness.lab import platform_of
 from harness.plugin.options import LabConfig
 from harness.results import CellPlan
@@ -28,6 +29,14 @@ def parametrize_subject(metafunc: pytest.Metafunc, lab: LabConfig | None) -> Non
         metafunc.parametrize("subject", [pytest.param("nolab", marks=skip)], indirect=True, scope="function")
         return
     metafunc.parametrize("subject", aliases, indirect=True, scope="function")
+
+
+def item_limit(host: Host) -> float:
+    """Seconds for an item on a host. The first one also waits for a machine that we boot ourselves."""
+    if not isinstance(host, FreebsdMachine):
+        return ITEM_LIMIT
+    first = host.timeouts.connect if isinstance(host, VirtualHost) else 0.0
+    return ITEM_LIMIT * host.timeouts.patience + first
 
 
 def case_of(item: pytest.Item) -> Case | None:

@@ -119,6 +119,10 @@ class ItemRunner:
             except VmmcheckError as error:
                 self._broken[alias] = error
                 raise
+            except pytest.fail.Exception as limit:
+                # The net under all limits: half an opening is none.
+                self._broken[alias] = HostLost(f"'{alias}' could not be opened in time: {limit}")
+                raise
         return self._sessions[alias]
 
     def _explain(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -1,0 +1,125 @@
+"""Applies a defect to a copy of a user's vmm sources and says what was changed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ConfigError
+from harness.seeding.catalogue import Change, SourceDefect
+
+#: Where the sources are in a tree of FreeBSD's.
+_VMM = Path("sys/amd64/vmm")
+#: Every seeded module says by this sysctl which defect it has: it is the code that runs, not a file, that answers.
+MARKER = "hw.vmm.vmmcheck_defect"
+_MARKER_CHANGE = Change(
+    "vmm.c",
+    (),
+    re.compile(r"^SYSCTL_NODE\(_hw, OID_AUTO, vmm,[^;]*;\n", re.MULTILINE),
+    # The name of the defect is put in with the file's own declaration in front of it.
+    '{match}SYSCTL_STRING(_hw_vmm, OID_AUTO, vmmcheck_defect, CTLFLAG_RD, "{id}", 0,\n    "seeded defect");\n',
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """What came of it: the changed copy of ``sys/amd64/vmm``, a patch for the tree, the changed files."""
+
+    folder: Path
+    patch: Path
+    files: tuple[str, ...]
+
+
+def find_vmm(tree: Path) -> Path:
+    """``sys/amd64/vmm`` of a source tree, or the folder itself; raises :class:`ConfigError`."""
+    for folder in (tree / _VMM, tree / "amd64" / "vmm", tree):
+        if (folder / "amd" / "svm.c").is_file() and (folder / "vmm.c").is_file():
+            return folder
+    raise ConfigError(
+        f"'{tree}' holds no vmm sources: neither {_VMM}/vmm.c nor vmm.c with amd/svm.c is there.",
+        help="Name FreeBSD's source tree, or its folder sys/amd64/vmm, with --src.",
+    )
+
+
+def apply_defect(defect: SourceDefect, tree: Path, out: Path) -> Seeded:
+    """Write ``out/vmm`` (the changed copy) and ``out/ID.patch``; the tree itself is only read.
+
+    Raises :class:`ConfigError` when a pattern is not found as often as it has to be: then nothing was written.
+    """
+    source = find_vmm(tree)
+    texts: dict[str, str] = {}
+    for change in (*defect.changes, _MARKER_CHANGE):
+        text = texts.get(change.file)
+        if text is None:
+            text = _read(source / change.file, change.file, defect)
+        texts[change.file] = _edit(text, change, defect)
+    folder = out / "vmm"
+    if folder.exists():
+        raise ConfigError(f"'{folder}' exists already.", help="Name a new folder with --out, or remove the old one.")
+    out.mkdir(parents=True, exist_ok=True)
+    patch: list[str] = []
+    shutil.copytree(source, folder)
+    for name, text in texts.items():
+        before = _read(source / name, name, defect)
+        (folder / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+        patch += difflib.unified_diff(
+            before.splitlines(keepends=True), text.splitlines(keepends=True), f"a/{_VMM}/{name}", f"b/{_VMM}/{name}"
+        )
+    file = out / f"{defect.id}.patch"
+    file.write_text("".join(patch), encoding="utf-8", errors="surrogateescape")
+    facts = {"defect": defect.id, "requirement": defect.requirement, "vendor": defect.vendor, "files": sorted(texts)}
+    (out / "defect.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return Seeded(folder, file, tuple(sorted(texts)))
+
+
+def _read(path: Path, name: str, defect: SourceDefect) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        raise ConfigError(f"'{defect.id}' changes {name}, which these sources do not have.") from None
+
+
+def _edit(text: str, change: Change, defect: SourceDefect) -> str:
+    start, end, place = _place(text, change, defect)
+    body = text[start:end]
+    found = len(change.pattern.findall(body))
+    if found != change.count:
+        raise ConfigError(
+            f"'{defect.id}' does not fit these sources: {change.file}, {place}: the pattern"
+            f" '{change.pattern.pattern}' is there {found} times, {change.count} was expected.",
+            help="The catalogue knows the layouts of 12.1, 13.2 and 15; add this one to kernel/freebsd/defects.toml.",
+        )
+    if "{match}" in change.replacement:
+
+        def put(match: re.Match[str]) -> str:
+            return change.replacement.format(match=match[0], id=defect.id)
+
+        changed = change.pattern.sub(put, body)
+    else:
+        changed = change.pattern.sub(change.replacement, body)
+    return text[:start] + changed + text[end:]
+
+
+def _place(text: str, change: Change, defect: SourceDefect) -> tuple[int, int, str]:
+    """Start and end of the function, assembly routine or macro that the change speaks of."""
+    if not change.within:
+        return 0, len(text), "the whole file"
+    for name in change.within:
+        quoted = re.escape(name)
+        for pattern in (
+            # FreeBSD's style: the name begins a line, the body ends at a brace in the first column.
+            rf"^{quoted}\([^;{{]*\n\{{\n.*?^\}}\n",
+            rf"^ENTRY\({quoted}\)\n.*?^END\({quoted}\)\n",
+            rf"^#define\s+{quoted}\b(?:[^\n]*\\\n)*[^\n]*\n",
+        ):
+            match = re.search(pattern, text, re.MULTILINE | re.DOTALL)
+            if match:
+                return match.start(), match.end(), name
+    raise ConfigError(
+        f"'{defect.id}' does not fit these sources: {change.file} has none of {', '.join(change.within)}.",
+        help="The catalogue knows the layouts of 12.1, 13.2 and 15; add this one to kernel/freebsd/defects.toml.",
+    )
