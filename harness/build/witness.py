@@ -34,7 +34,7 @@ def build_witness_program(*, build_dir: Path | None = None) -> Path:
             prefix = f"-ffile-prefix-map={ROOT}=."
             run_tool((*zig("cc"), *TARGET, *BASE_CFLAGS, "-g0", prefix, "-c", source, "-o", target), source.name)
         # This emulation of the linker's writes FreeBSD's number into the file, by which its kernel knows it.
-        link = (*zig("ld.lld"), "-m", "elf_x86_64_fbsd", "-static", "--build-id=none", "-z", "noexecstack", "-e", "_start")
+        link = (*zig("ld.lld"), "-m", "elf_x86_64_fbsd", "-static", "--build-id=none", "-e", "_start")
         run_tool((*link, *objects, "-o", work / "vmmwitness"), "vmmwitness (link)")
         (work / "vmmwitness").rename(program)
     return program

@@ -185,10 +185,10 @@ class FreebsdMachine(Common, Login):
     module_file: str = ""
     #: The same, built for the run.
     builder: Builder | None = None
-    #: kenv variables set before the module is loaded (``hw.vmm.svm.vmcb_clean``), put back afterwards.
+    #: kenv variables set before the module is loaded, put back afterwards.
     tunables: dict[Tunable, str] = {}
-    #: Folder on the host with ``vmmcheck_witness.ko`` built for its kernel; empty: what looks at the registers of a host
-    #: CPU is not run. The witness program needs no folder: it is built here and goes along.
+    #: Folder on the host with ``vmmcheck_witness.ko`` built for its kernel; empty: what looks at the registers of a
+    #: host CPU is not run. The witness program needs no folder: it is built here and goes along.
     witness: Path | Literal[""] = ""
     #: The same module as a file on the controller, which is uploaded for the run.
     witness_file: str = ""

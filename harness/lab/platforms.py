@@ -10,13 +10,13 @@ from harness.subjects import Platform
 BHYVE = frozenset({"bhyve", "bhyvectl", "migration", "smp", "two-vms"})
 #: What the witness program adds, which goes along to every host.
 PROGRAM = frozenset({"sentinel", "dbregs"})
-#: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
-FREEBSD = BHYVE | PROGRAM | {"debugctl"}
-#: What the helper module built for its kernel adds.
-WITNESS = PROGRAM | {"witness"}
 #: What dtrace with the D programs of kernel/dtrace shows (``observe``), and a module that may be loaded again with
 #: other tunables (``tunables``).
 PROBES = frozenset({"observe", "tunables"})
+#: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
+FREEBSD = BHYVE | PROGRAM | PROBES | {"debugctl"}
+#: What the helper module built for its kernel adds.
+WITNESS = PROGRAM | {"witness"}
 #: What the emulated host's witnesses add. ``debugctl`` is missing: Bochs has no such register.
 #: ``tool-validates``: a bad DR6 is refused and cannot take the host down (a hazard elsewhere). ``vmcb-cache``: the
 #: processor really keeps VMCB fields whose clean bit is set, so that a stale one shows; Bochs by itself does not.

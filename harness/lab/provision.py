@@ -31,7 +31,7 @@ from harness.subjects import Platform
 WITNESS_MODULE = "vmmcheck_witness.ko"
 WITNESS_PROGRAM = "vmmwitness"
 #: Modules of FreeBSD's own that parts of the harness load when they need them.
-_OURS_TO_UNLOAD = ("cpuctl",)
+_OURS_TO_UNLOAD = ("cpuctl", "dtraceall")
 _VENDORS = {"intel": ("GenuineIntel",), "amd": ("AuthenticAMD", "HygonGenuine")}
 
 
