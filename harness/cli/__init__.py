@@ -12,6 +12,7 @@ from harness.cli.doctor import doctor, guests
 from harness.cli.inspect import evidence, hosts
 from harness.cli.kernel import kernel
 from harness.cli.newcase import new_case
+from harness.cli.oracle import oracle
 from harness.cli.run import run
 from harness.cli.sensitivity import sensitivity
 from harness.errors import VmmcheckError
@@ -37,7 +38,9 @@ def cli() -> None:
     """
 
 
-for command in (run, hosts, cases, coverage, new_case, evidence, sensitivity, bench, doctor, guests, kernel):
+for command in (
+    run, hosts, cases, coverage, new_case, oracle, evidence, sensitivity, bench, doctor, guests, kernel,
+):  # fmt: skip
     cli.add_command(command)
 
 
