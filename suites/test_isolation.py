@@ -239,6 +239,46 @@ def test_two_guests_on_one_cpu_keep_their_own(subject: Subject) -> None:
 
 
 @case(
+    "ISO-06",
+    rule="Two VMs pinned to one CPU with different XCR0 each keep their own, and what it switches on",
+    requirement=("S5.1",),
+    needs=("two-vms",),
+)
+def test_two_guests_on_one_cpu_keep_their_own_xcr0(subject: Subject) -> None:
+    rounds = 3
+    programs, reads, vectors = [], [], []
+    for wide in (True, False):
+        program = Program(f"XCR0 {'with' if wide else 'without'} AVX state")
+        # XSETBV with the present value switches CR4.OSXSAVE on and changes nothing; the AVX load asks for AVX state.
+        program.execute("xsetbv")
+        watched = program.watched(size=64)
+        if wide:
+            program.load(watched, 32)
+        mine = []
+        for phase in range(1, rounds + 1):
+            program.sync(phase)
+            program.exit("busy", BUSY // 4)
+            mine.append(program.execute("xgetbv", result=True))
+        programs.append(program)
+        reads.append(mine)
+        vectors.append(program.load(watched, 32))
+    with (
+        subject.start(programs[0], pin=0, name="one") as first,
+        subject.start(programs[1], pin=0, name="two") as second,
+    ):
+        for phase in range(1, rounds + 1):
+            first.wait_phase(phase)
+            second.wait_phase(phase)
+            first.go()
+            second.go()
+        results = (first.finish(), second.finish())
+    for expected, mine, vector, result in zip((0x7, 0x1), reads, vectors, results, strict=True):
+        for read in mine:
+            expect_register("xcr0", result.value(read), expected, mask=0xFFFF_FFFF)
+        expect_silence("an AVX load afterwards", result.exceptions_of(vector))
+
+
+@case(
     "ISO-08",
     rule="Sticky DR6 bits do not cross: guest BS, Bn, BD never appear in the host's DR6, nor the reverse",
     requirement=("S1.3", "S1.4"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.cases import case
-from harness.expect import expect_register
+from harness.expect import expect_equal, expect_register
 from harness.guest import Program
 from harness.guest.registers import CR4_DE, DR6_INACTIVE, DR7_RESET
 from harness.subjects import Subject
@@ -72,6 +72,25 @@ def test_bhyvectl_agrees_with_the_guest_at_reset(subject: Subject) -> None:
         expect_register(f"dr{n} at reset", result.reset[n], 0, ref="SDM3 9.1.1")
     expect_register("--get-dr6", seen["dr6"], own.dr6)
     expect_register("--get-dr7", seen["dr7"], own.dr7)
+
+
+@case(
+    "RST-05",
+    rule="Guest DEBUGCTL is 0 at the first entry: no branch recording that the guest did not ask for",
+    requirement=("S1.2",),
+    refs=("SDM3 9.1.1", "APM2 15.23"),
+    priority=2,
+    # A VMCB is memory that a probe can read; a field of a VMCS is not.
+    vendors=("amd",),
+    needs=("observe",),
+)
+def test_debugctl_is_zero_at_the_first_entry(subject: Subject) -> None:
+    with subject.host.observe() as seen:
+        subject.run(first_look())
+    # The control: the entry was seen at all.
+    expect_equal("first entries seen", sum(seen.debugctl.values()), 1)
+    for value in seen.debugctl:
+        expect_register("guest debugctl in the VMCB", value, 0, ref="APM2 15.23")
 
 
 @case(

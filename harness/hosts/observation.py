@@ -37,7 +37,7 @@ class Observation:
 
     Filled when the observation ends. ``wrong`` has everything that was looked at, with 0 for what was never found;
     ``saved`` the host's debug registers as they were put aside; ``clean``, ``first`` and ``moved`` count entries by
-    their clean bits (AMD).
+    their clean bits (AMD), ``debugctl`` threads by the guest's DEBUGCTL at their first entry (AMD).
     """
 
     entries: int = 0
@@ -50,6 +50,7 @@ class Observation:
     clean: dict[int, int] = field(default_factory=dict)
     first: dict[int, int] = field(default_factory=dict)
     moved: dict[int, int] = field(default_factory=dict)
+    debugctl: dict[int, int] = field(default_factory=dict)
     entry_stacks: list[TracedStack] = field(default_factory=list)
     return_stacks: list[TracedStack] = field(default_factory=list)
 
@@ -104,7 +105,7 @@ def _take(observation: Observation, word: str, parts: list[str]) -> None:
         observation.contexts[int(parts[0], 16)] = int(parts[1])
     elif word == "site":
         observation.sites[int(parts[0], 16)] = int(parts[1])
-    elif word in ("clean", "first", "moved"):
+    elif word in ("clean", "first", "moved", "debugctl"):
         counts: dict[int, int] = getattr(observation, word)
         counts[int(parts[0], 16)] = int(parts[1])
     else:

@@ -34,6 +34,7 @@ fbt:vmm:svm_launch:entry
 /self->last == 0/
 {
 	@first[self->clean] = sum(1);
+	@debugctl[((struct svm_vcpu *)(arg1 - offsetof(struct svm_vcpu, swctx)))->vmcb->state.dbgctl] = sum(1);
 }
 
 fbt:vmm:svm_launch:entry
@@ -68,6 +69,7 @@ END
 	printa("site %x %@d\n", @sites);
 	printa("clean %x %@d\n", @clean);
 	printa("first %x %@d\n", @first);
+	printa("debugctl %x %@d\n", @debugctl);
 	printa("moved %x %@d\n", @moved);
 	printa("stack %s %@d%k", @stacks);
 	printf("complete\n");
