@@ -186,7 +186,7 @@ class FreebsdMachine(Common, Login):
     #: The same, built for the run.
     builder: Builder | None = None
     #: kenv variables set before the module is loaded, put back afterwards.
-    tunables: dict[Tunable, str] = {}
+    tunables: dict[Tunable, str] = Field(default_factory=dict)
     #: Folder on the host with ``vmmcheck_witness.ko`` built for its kernel; empty: what looks at the registers of a
     #: host CPU is not run. The witness program needs no folder: it is built here and goes along.
     witness: Path | Literal[""] = ""

@@ -13,8 +13,11 @@ PROGRAM = frozenset({"sentinel", "dbregs"})
 #: What dtrace with the D programs of kernel/dtrace shows (``observe``), and a module that may be loaded again with
 #: other tunables (``tunables``).
 PROBES = frozenset({"observe", "tunables"})
+#: What a guest may do anywhere but in one place or the other: string I/O and, on Intel, hardware task switches (the
+#: reference hypervisor emulates neither), virtual-8086 code (Bochs panics on it under SVM).
+GUEST = frozenset({"string-io", "vm86", "task-switch"})
 #: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
-FREEBSD = BHYVE | PROGRAM | PROBES | {"debugctl"}
+FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | {"debugctl"}
 #: What the helper module built for its kernel adds.
 WITNESS = PROGRAM | {"witness"}
 #: What the emulated host's witnesses add. ``debugctl`` is missing: Bochs has no such register.
@@ -27,10 +30,11 @@ def platform_of(alias: str, host: Host) -> Platform:
     """The column of a host."""
     if isinstance(host, BareHost):
         model = CPU_MODELS[host.vendor]
-        return Platform(alias, "bare", host.vendor, f"bare Bochs {model}", True, frozenset({"bare", "smp"}))
+        return Platform(alias, "bare", host.vendor, f"bare Bochs {model}", True, GUEST | {"bare", "smp"})
     if isinstance(host, EmulatedHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
-        return Platform(alias, "emulated", host.vendor, heading, True, EMULATED, host.ncpu)
+        guest = {"intel": {"vm86"}, "amd": {"task-switch"}}[host.vendor]
+        return Platform(alias, "emulated", host.vendor, heading, True, EMULATED | guest, host.ncpu)
     offered = FREEBSD if host.ncpu > 1 else FREEBSD - {"migration"}
     if host.witness or host.witness_file:
         offered |= WITNESS
@@ -40,6 +44,7 @@ def platform_of(alias: str, host: Host) -> Platform:
     if isinstance(host, BochsHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]}), FreeBSD in Bochs ({alias})"
         # Bochs has no IA32_DEBUGCTL: what depends on its value cannot be seen there.
-        return Platform(alias, "bochs", host.vendor, heading, True, offered - {"debugctl"}, host.ncpu)
+        missing = {"intel": {"debugctl"}, "amd": {"debugctl", "vm86"}}[host.vendor]
+        return Platform(alias, "bochs", host.vendor, heading, True, offered - missing, host.ncpu)
     heading = f"NESTED {host.vendor}, FreeBSD in QEMU ({alias})"
     return Platform(alias, "qemu", host.vendor, heading, True, offered, host.ncpu)

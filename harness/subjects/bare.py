@@ -175,7 +175,7 @@ class BareSubject:
             vendor=vendor,
             heading=f"bare Bochs {CPU_MODELS[vendor]}",
             emulated=True,
-            capabilities=frozenset({"bare", "smp"}),
+            capabilities=frozenset({"bare", "smp", "string-io", "vm86", "task-switch"}),
         )
         self.recorder = recorder
         self._machine_seconds = 0.0

@@ -1,0 +1,130 @@
+"""Debug registers outside 64-bit code (MOD)."""
+
+from __future__ import annotations
+
+from harness.cases import axis, case, variant
+from harness.expect import expect_exceptions, expect_register, expect_trap
+from harness.guest import Program
+from harness.guest.registers import dr7
+from harness.subjects import Subject
+from suites.guestlib import expect_debug_registers, expect_steps
+from suites.vocabulary import DISTINCT
+
+#: What a segment begins below its data in these programs; segments of real mode begin at multiples of 16.
+SEGMENT_OFFSET = 0x1000
+
+
+@case(
+    "MOD-01",
+    rule="Real mode: a write watch works, with and without an exit between arming and access",
+    requirement="S1.1",
+    refs=("SDM3 17.3",),
+)
+@axis("exit_kind", ("none", "cpuid", "out"))
+@axis("register", (0, 1, 2, 3), prefix="dr")
+def test_a_watch_in_real_mode(subject: Subject, exit_kind: str, register: int) -> None:
+    program = Program(f"real mode, exit {exit_kind}")
+    watched = program.watched(low=True)
+    program.set_dr(register, watched)
+    # DR7 is written by the real-mode code itself, right before the exit and the store.
+    snippet = {"none": "arm_store_4", "cpuid": "arm_cpuid_store_4", "out": "arm_out_store_4"}[exit_kind]
+    enabled = dr7(register, "write", 4, "L")
+    base = watched - SEGMENT_OFFSET & ~0xF
+    store = program.execute(snippet, watched, 0x77, enabled, mode="real", segment_base=base)
+    program.disarm()
+    silent = program.execute("store_mov_4", watched, 0x78, mode="real", segment_base=base)
+    result = subject.run(program)
+    found = result.exceptions_of(store)
+    expect_exceptions("a watched store in real mode", found, "#DB", ref="SDM3 17.3")
+    expect_trap(found[0], dr=register)
+    expect_exceptions("the same store with DR7 cleared", result.exceptions_of(silent), ref="SDM3 17.3")
+
+
+@case(
+    "MOD-01",
+    rule="Real mode: single step works through vector 1 of the interrupt table",
+    requirement="S1.1",
+    refs=("SDM3 17.3",),
+)
+@axis("instruction", (variant("nops"), variant("store")))
+def test_single_step_in_real_mode(subject: Subject, instruction: str) -> None:
+    program = Program(f"step over {instruction} in real mode")
+    memory = program.watched(low=True)
+    base = memory - SEGMENT_OFFSET & ~0xF
+    steps = program.execute(f"step_{instruction}", memory, 1, mode="real", segment_base=base)
+    expect_steps(subject.run(program).exceptions_of(steps), {"nops": 4, "store": 2}[instruction], ref="SDM3 17.3")
+
+
+@case(
+    "MOD-02",
+    rule="A 32-bit MOV to DR0-DR3 zero-extends: upper halves written in 64-bit code are gone",
+    requirement="S1.1",
+    refs=("SDM3 17.2.6",),
+    priority=2,
+)
+@axis("register", (0, 1, 2, 3), prefix="dr")
+def test_upper_halves_are_cleared(subject: Subject, register: int) -> None:
+    program = Program("32-bit MOV to a debug register")
+    for n, value in enumerate(DISTINCT):
+        program.set_dr(n, value)
+    narrow = 0x8765_4321
+    program.execute(f"write_dr{register}", 0, narrow, mode="prot32")
+    after = program.snapshot()
+    expected = [narrow if n == register else value for n, value in enumerate(DISTINCT)]
+    observed = subject.run(program).snapshot(after)
+    expect_debug_registers(observed, (expected[0], expected[1], expected[2], expected[3]), ref="SDM3 17.2.6")
+
+
+@case(
+    "MOD-03",
+    rule="Linear addresses include the segment base and wrap at 4 GiB",
+    requirement="S1.1",
+    refs=("SDM3 17.2.1",),
+    priority=2,
+)
+@axis("mode", ("compat", "compat16", "prot16", "prot32"))
+@axis("base", (variant("below"), variant("wraps")))
+def test_the_segment_base_counts(subject: Subject, mode: str, base: str) -> None:
+    program = Program(f"segment base in {mode}")
+    watched = program.watched(low=True)
+    program.arm(dr=0, address=watched, type="write", length=4)
+    # Code of 16 bits reaches 64 KiB only: there the wrapping base lies as close below 4 GiB as the offset allows.
+    reach = 0xFFFF if mode.endswith("16") else 0xFFFF_FFFF
+    bases = {"below": watched - SEGMENT_OFFSET, "wraps": 0xFFFF_F000}
+    if base == "wraps" and watched + 0x1000 > reach:
+        bases["wraps"] = (watched - reach & ~0xF) % (1 << 32)
+    store = program.execute("store_mov_4", watched, 1, mode=mode, segment_base=bases[base])
+    beside = program.execute("store_mov_4", watched + 4, 1, mode=mode, segment_base=bases[base])
+    result = subject.run(program)
+    found = result.exceptions_of(store)
+    expect_exceptions(f"a watched store in {mode}", found, "#DB", ref="SDM3 17.2.1")
+    expect_trap(found[0], dr=0)
+    expect_exceptions("a store beside it", result.exceptions_of(beside), ref="SDM3 17.2.1")
+
+
+@case(
+    "MOD-04",
+    rule="vm86: MOV DR is #GP, watches and INT3 work",
+    refs=("SDM3 17.2",),
+    priority=3,
+    needs=("vm86",),
+)
+@axis("what", (variant("mov_dr"), variant("watch"), variant("int3")))
+def test_virtual_8086_mode(subject: Subject, what: str) -> None:
+    program = Program(f"vm86: {what}")
+    watched = program.watched(low=True)
+    base = watched - SEGMENT_OFFSET & ~0xF
+    program.arm(dr=3, address=watched, type="write", length=4)
+    if what == "watch":
+        run = program.execute("store_mov_4", watched, 1, mode="vm86", segment_base=base)
+    else:
+        run = program.execute({"mov_dr": "write_dr0", "int3": "int3"}[what], 0, 5, mode="vm86")
+    after = program.snapshot()
+    result = subject.run(program)
+    found = result.exceptions_of(run)
+    expect_exceptions(f"vm86 {what}", found, {"mov_dr": "#GP", "watch": "#DB", "int3": "#BP"}[what], ref="SDM3 17.2")
+    place = found[0].site if what == "mov_dr" else found[0].next
+    expect_register("rip", found[0].rip, place, ref="SDM3 17.2")
+    expect_register("dr3 afterwards", result.snapshot(after).dr3, watched, ref="SDM3 17.2")
+
+
