@@ -100,6 +100,12 @@ def case(
     return pytest.mark.case(Case(id, rule, requirements, refs, priority, needs, vendors, expected))
 
 
+def require_feature(offered: bool, name: str) -> None:
+    """End the cell as SKIP, naming the CPU feature that the guest is not offered; known only when a guest has run."""
+    if not offered:
+        pytest.skip(f"needs the CPU feature {name}, which CPUID does not offer to the guest")
+
+
 def needs(*capabilities: str) -> pytest.MarkDecorator:
     """A mark for one value of an axis: that variant needs more than its case does."""
     return pytest.mark.needs(*capabilities)

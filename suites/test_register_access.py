@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.cases import Expected, axis, case
+from harness.cases import axis, case
 from harness.expect import expect_dr6, expect_exceptions, expect_register, expect_silence, expect_that, expect_trap
 from harness.guest import Program
 from harness.guest.registers import (
@@ -153,14 +153,6 @@ def test_dr7_fixed_bits(subject: Subject, exit_kind: str) -> None:
     rule="DR7 bit 11 reads 0 unless RTM is offered",
     requirement=("S1.2", "S1.6"),
     refs=("SDM3 17.2.4", "APM2 13.1.1.4"),
-    expected=(
-        Expected(
-            "EMULATOR-DR7-RTM",
-            "PRODUCT-REGISTER-MISMATCH",
-            "Bochs 2.7 keeps bit 11 of DR7 although its CPU model does not offer RTM",
-            kinds=("bare", "emulated", "bochs"),
-        ),
-    ),
 )
 def test_dr7_rtm_bit(subject: Subject) -> None:
     program = Program("dr7 bit 11")
@@ -318,16 +310,18 @@ def test_order_of_checks(subject: Subject, checks: str) -> None:
 
 @case(
     "REG-12",
-    rule="MOV DR at CPL 3 is #GP(0) for reads and writes of all eight numbers",
+    rule="MOV DR at CPL 3 is #GP(0) for reads and writes of all eight numbers, in 64-bit and compatibility mode",
     requirement=("S1.6",),
     refs=("SDM3 17.2",),
 )
 @axis("register", (0, 1, 2, 3, 4, 5, 6, 7), prefix="dr")
 @axis("direction", ("read", "write"))
-def test_user_mode_may_not_touch(subject: Subject, register: int, direction: str) -> None:
+@axis("mode", ("user64", "compat"))
+def test_user_mode_may_not_touch(subject: Subject, register: int, direction: str, mode: str) -> None:
     program = Program("CPL 3 access")
     program.set_dr(0, 0x1234)
-    denied = program.execute(f"{direction}_dr{register}", 0x400, user=True)
+    # 64-bit code takes the value from its first argument, 32-bit code from its second.
+    denied = program.execute(f"{direction}_dr{register}", 0x400, 0x400, mode=mode)
     after = program.snapshot()
     allowed = program.execute("read_dr0", result=True)
     result = subject.run(program)
