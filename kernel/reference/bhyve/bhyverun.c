@@ -70,7 +70,13 @@ spinup_ap(struct bhyve *bhyve, const struct vm_exit *vme)
 	uint64_t rip = vme->u.spinup_ap.rip;
 	struct seg_desc cs = { rip, 0xffff, 0x93 };
 
-	(void)vcpu_reset(ap);
+	/* One that ran until its INIT is on its way out of the guest. */
+	while (!ap->waiting && bhyve->vm->suspend == VM_SUSPEND_NONE)
+		sched_wait();
+	if (ap->init)
+		vcpu_init_ipi(ap);
+	else
+		(void)vcpu_reset(ap);
 	(void)vm_set_desc(ap, VM_REG_GUEST_CS, &cs);
 	(void)vm_set_register(ap, VM_REG_GUEST_CS, rip >> 4);
 	(void)vm_set_register(ap, VM_REG_GUEST_RIP, 0);
@@ -242,6 +248,7 @@ make_threads(struct bhyve *bhyve)
 		if (vcpu_reset(vcpu) != 0)
 			return (EINVAL);
 		vcpu->parked = n != 0;
+		vcpu->init = false;
 		snprintf(name, sizeof(name), "vcpu %u", n);
 		bhyve->threads[n] = kthread_add(name, bhyve_main, vcpu, 0);
 		if (bhyve->threads[n] == NULL)

@@ -1,5 +1,5 @@
 /*
- * Seeded defects. One line each in defects_{svm,vmx}.def: DEFECT(SVM_GUEST_DR_SWAPPED) is
+ * Seeded defects. One line each in defects_{core,svm,vmx}.def: DEFECT(SVM_GUEST_DR_SWAPPED) is
  * defect(DEFECT_SVM_GUEST_DR_SWAPPED) in the code and "svm-guest-dr-swapped" in defects.toml, which says what
  * each one violates. All are off unless MODLOAD switches them on.
  */
@@ -12,6 +12,7 @@
 
 #define DEFECT(symbol)	DEFECT_##symbol,
 enum defect_id {
+#include "defects_core.def"
 #include "defects_svm.def"
 #include "defects_vmx.def"
 	DEFECT_COUNT

@@ -21,7 +21,9 @@ struct vcpu {
 	bool exc_errcode_valid;
 	uint32_t exc_errcode;
 	volatile bool nmi_pending;
-	volatile bool parked;			/* an application processor that was not started yet */
+	volatile bool parked;			/* an application processor that waits for its start-up IPI */
+	volatile bool waiting;			/* it does, in vm_run(): nobody else touches its state */
+	bool init;				/* it had been started before: INIT has to undo what it did */
 	volatile uint32_t reqidle;		/* somebody wants this vCPU out of vm_run() */
 	volatile bool running;			/* inside vm_run() */
 	volatile int hostcpu;
@@ -74,6 +76,7 @@ int	 vmm_set_halt_pause(struct vcpu *vcpu, bool halt, bool pause);
 int	 vm_set_capability(struct vcpu *vcpu, int cap, int value);
 int	 vm_get_capability(struct vcpu *vcpu, int cap, int *value);
 int	 vcpu_reset(struct vcpu *vcpu);				/* architectural reset, as libvmmapi does it */
+int	 vcpu_init_ipi(struct vcpu *vcpu);			/* what INIT does to a processor that ran */
 void	 vm_list(char *out, size_t size);
 const char *vmm_stat_name(enum vmm_stat stat);
 

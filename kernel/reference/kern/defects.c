@@ -6,6 +6,7 @@ bool defect_on[DEFECT_COUNT];
 
 #define DEFECT(symbol)	#symbol,
 static const char *const defect_symbols[DEFECT_COUNT] = {
+#include "defects_core.def"
 #include "defects_svm.def"
 #include "defects_vmx.def"
 };

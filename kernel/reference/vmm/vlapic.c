@@ -39,7 +39,7 @@
 #define APICBASE_BSP	0x100
 #define APICBASE_ENABLE	0x800
 
-/* Of an application processor: INIT is taken once, and start-up IPIs only behind it, as FreeBSD has it. */
+/* Of an application processor: start-up IPIs are taken only behind an INIT. */
 enum boot_state { BS_INIT, BS_SIPI, BS_RUNNING };
 
 struct vlapic {
@@ -215,8 +215,14 @@ deliver(struct vlapic *from, struct vcpu *to, uint32_t icr)
 		vcpu_notify(to);
 		return (false);
 	case ICR_INIT:
-		if ((icr & ICR_ASSERT) != 0 && to->vlapic->boot_state == BS_INIT)
-			to->vlapic->boot_state = BS_SIPI;
+		if ((icr & ICR_ASSERT) == 0 || to->vcpuid == 0 || to == from->vcpu)
+			return (false);
+		if (to->vlapic->boot_state == BS_RUNNING) {
+			to->init = true;
+			to->parked = true;
+			vcpu_notify(to);
+		}
+		to->vlapic->boot_state = BS_SIPI;
 		return (false);
 	case ICR_STARTUP:
 		if (to->vlapic->boot_state != BS_SIPI)

@@ -1,5 +1,6 @@
 /* Registers, capabilities and statistics of a vCPU, and its reset. The vCPU is not running. */
 #include "cpufunc.h"
+#include "defects.h"
 #include "vmm_internal.h"
 
 int
@@ -100,6 +101,26 @@ vcpu_reset(struct vcpu *vcpu)
 	error |= vm_set_register(vcpu, VM_REG_GUEST_DR6, DR6_RESET_VALUE);
 	error |= vm_set_register(vcpu, VM_REG_GUEST_DR7, DR7_RESET_VALUE);
 	error |= vm_set_register(vcpu, VM_REG_GUEST_INTR_SHADOW, 0);
+	return (error);
+}
+
+/* INIT of a processor that ran: as at power-up, DR0-DR3 too (SDM 9.1.1, table 9-1). */
+int
+vcpu_init_ipi(struct vcpu *vcpu)
+{
+	uint64_t dr6 = DR6_RESET_VALUE, dr7 = DR7_RESET_VALUE;
+	int error;
+
+	if (defect(DEFECT_CORE_INIT_KEEPS_DR6))
+		(void)vm_get_register(vcpu, VM_REG_GUEST_DR6, &dr6);
+	if (defect(DEFECT_CORE_INIT_KEEPS_DR7))
+		(void)vm_get_register(vcpu, VM_REG_GUEST_DR7, &dr7);
+	error = vcpu_reset(vcpu);
+	for (int reg = VM_REG_GUEST_DR0; reg <= VM_REG_GUEST_DR3 && !defect(DEFECT_CORE_INIT_KEEPS_DR); reg++)
+		error |= vm_set_register(vcpu, reg, 0);
+	error |= vm_set_register(vcpu, VM_REG_GUEST_DR6, dr6);
+	error |= vm_set_register(vcpu, VM_REG_GUEST_DR7, dr7);
+	vcpu->init = false;
 	return (error);
 }
 

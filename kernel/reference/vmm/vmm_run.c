@@ -52,7 +52,7 @@ vm_exit_wanted(struct vcpu *vcpu, const struct vm_eventinfo *info, uint64_t rip)
 		vme->u.suspended.how = (enum vm_suspend_how)*info->suspend;
 		return (true);
 	}
-	if (*info->reqidle != 0) {
+	if (*info->reqidle != 0 || vcpu->parked) {
 		vme->exitcode = VM_EXITCODE_REQIDLE;
 		vmm_stat_incr(vcpu, VMEXIT_REQIDLE, 1);
 		return (true);
@@ -179,7 +179,7 @@ vm_handle_hlt(struct vcpu *vcpu)
 		__atomic_or_fetch(&vm->halted_cpus, me, __ATOMIC_SEQ_CST);
 		all_halted(vm);
 	}
-	while (vm->suspend == VM_SUSPEND_NONE && !vcpu->reqidle && !vcpu->nmi_pending &&
+	while (vm->suspend == VM_SUSPEND_NONE && !vcpu->reqidle && !vcpu->parked && !vcpu->nmi_pending &&
 	    !(interruptible && vlapic_has_intr(vcpu->vlapic)))
 		sched_wait();
 	__atomic_and_fetch(&vm->halted_cpus, ~me, __ATOMIC_SEQ_CST);
@@ -216,8 +216,14 @@ vm_run(struct vcpu *vcpu)
 {
 	int error = 0;
 
-	while (vcpu->parked && vcpu->vm->suspend == VM_SUSPEND_NONE)
-		sched_wait();
+	if (vcpu->parked) {
+		vcpu->waiting = true;
+		while (vcpu->parked && vcpu->vm->suspend == VM_SUSPEND_NONE)
+			sched_wait();
+		vcpu->waiting = false;
+		/* The end of the VM is told by the backend, to a processor that was never started as well. */
+		vcpu->parked = false;
+	}
 	for (;;) {
 		struct pcpu *pc;
 
