@@ -20,7 +20,8 @@ from suites.vocabulary import DISTINCT
 
 AMD = ("amd",)
 STALE = ("bhyvectl", "vmcb-cache")
-CR0_AM, CR4_TSD, EFER_SCE = 1 << 18, 1 << 2, 1 << 0
+CR0_AM, CR4_TSD, EFER_SCE, EFER_LME = 1 << 18, 1 << 2, 1 << 0, 1 << 8
+MSR_EFER = 0xC000_0080
 #: Bit 13 of a descriptor's access rights: 64-bit code.
 LONG_CODE = 1 << 13
 LAPIC_TPR = 0xFEE0_0080
@@ -338,6 +339,29 @@ def test_caching_changes_no_result(subject: Subject, clean: int) -> None:
     expect_equal("records", len(restricted), len(full), ref=REF)
     different = [number for number, pair in enumerate(zip(full, restricted, strict=True)) if pair[0] != pair[1]]
     expect_equal("records that differ", different, [], ref=REF)
+
+
+@case(
+    "VCB-12",
+    rule="EFER, which the guest writes by way of the hypervisor, is what it wrote from the next instruction on",
+    requirement="S4.3",
+    refs=(REF,),
+    vendors=AMD,
+    needs=("bhyve", "vmcb-cache"),
+)
+def test_an_emulated_write_of_efer_counts_at_once(subject: Subject) -> None:
+    program = Program("EFER")
+    looks = []
+    for value in (EFER_LME | EFER_SCE, EFER_LME, EFER_LME | EFER_SCE):
+        program.wrmsr(MSR_EFER, value)
+        at_once = program.control_registers()
+        program.exit("cpuid", 3)
+        looks.append((value, at_once, program.control_registers()))
+    result = subject.run(program, pin=0)
+    for value, *reads in looks:
+        for read in reads:
+            efer = result.control_registers(read).efer
+            expect_register("efer in the guest", efer, value, mask=EFER_LME | EFER_SCE, ref=REF)
 
 
 @case(

@@ -55,10 +55,14 @@ svm_write_efer(struct svm_vcpu *vcpu, uint64_t newval)
 	}
 	if ((val & EFER_LME) != 0 && paging)
 		val |= EFER_LMA;
-	if (defect(DEFECT_SVM_EFER_UNMARKED))
+	if (defect(DEFECT_SVM_EFER_UNMARKED) && paging) {
 		vcpu->vmcb->state.efer = val | EFER_SVME;
-	else
-		vmcb_write(vcpu, VM_REG_GUEST_EFER, val);
+		return;
+	}
+	vmcb_write(vcpu, VM_REG_GUEST_EFER, val);
+	/* No guest would get to long mode with that defect, and none could show what else it does. */
+	if (defect(DEFECT_SVM_CLEAN_CR) && !paging)
+		vcpu->dirty |= VMCB_CACHE_CR;
 }
 
 static bool
