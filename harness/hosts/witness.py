@@ -102,7 +102,8 @@ class Witness:
         try:
             yield
         finally:
-            modules.load(file.path, "vmm")
+            # The session takes the same file under its new number for the module that it had loaded.
+            self._host.reloaded = modules.load(file.path, "vmm")
 
     def rdmsr(self, cpu: int, msr: int) -> int:
         """Through cpuctl(4): ``MSR 0x1d9: 0xHHHHHHHH 0xLLLLLLLL``, high half first."""
