@@ -46,7 +46,7 @@ static void
 svm_write_efer(struct svm_vcpu *vcpu, uint64_t newval)
 {
 	const struct vmcb_state *state = &vcpu->vmcb->state;
-	bool paging = (state->cr0 & CR0_PG) != 0;
+	bool paging = (state->cr0 & CR0_PG) != 0, long_mode;
 	uint64_t val = newval & ~(EFER_RAZ | EFER_LMA);
 
 	if ((newval & (EFER_MBZ | EFER_LMSLE)) != 0 || (((newval ^ state->efer) & EFER_LME) != 0 && paging)) {
@@ -55,13 +55,14 @@ svm_write_efer(struct svm_vcpu *vcpu, uint64_t newval)
 	}
 	if ((val & EFER_LME) != 0 && paging)
 		val |= EFER_LMA;
-	if (defect(DEFECT_SVM_EFER_UNMARKED) && paging) {
+	/* With these defects no guest would get to long mode, and none could show what else they do. */
+	long_mode = ((newval ^ state->efer) & EFER_LME) != 0;
+	if (defect(DEFECT_SVM_EFER_UNMARKED) && !long_mode) {
 		vcpu->vmcb->state.efer = val | EFER_SVME;
 		return;
 	}
 	vmcb_write(vcpu, VM_REG_GUEST_EFER, val);
-	/* No guest would get to long mode with that defect, and none could show what else it does. */
-	if (defect(DEFECT_SVM_CLEAN_CR) && !paging)
+	if (defect(DEFECT_SVM_CLEAN_CR) && long_mode)
 		vcpu->dirty |= VMCB_CACHE_CR;
 }
 
