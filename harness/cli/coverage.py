@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.catalogue import load_catalogue
+from harness.catalogue import load_catalogue, load_gaps
 from harness.coverage import build, collect, latest_answers, latest_sensitivity, listing, read_sensitivity, write_views
 from harness.errors import ConfigError
 
@@ -37,7 +37,8 @@ def coverage(lab: Path, runs: Path, measured: Path | None, out: Path) -> None:
             f"'{source}' is no sensitivity.json: {type(error).__name__} {error}.",
             help="Name one that 'vmmcheck sensitivity' wrote, or leave --sensitivity out.",
         ) from None
-    made = build(listing(load_catalogue(), collected), collected, latest_answers(runs, columns), sensitivity)
+    answers = latest_answers(runs, columns)
+    made = build(listing(load_catalogue(), collected), collected, answers, sensitivity, load_gaps())
     write_views(made, out)
     for kind, count in Counter(hole.kind for hole in made.holes).items():
         click.echo(f"{count:4} x {kind}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.cases import REQUIREMENTS
+from harness.catalogue import Gap
 from harness.coverage.collect import Collected, Listed
 from harness.coverage.verdicts import Answer, Kill, Sensitivity
 from harness.verdicts import Verdict, worst
@@ -73,6 +74,27 @@ class CaseRow:
 
 
 @dataclass(frozen=True, slots=True)
+class GapRow:
+    """A predicted failure, and what the cells that it speaks of have answered: alias -> verdicts, ``None`` for cells
+    that no run has answered."""
+
+    gap: Gap
+    answers: Mapping[str, Mapping[Verdict | None, int]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "reason": self.gap.reason,
+            "source": self.gap.source,
+            "cases": list(self.gap.cases),
+            "review": self.gap.review.isoformat(),
+            "columns": {
+                alias: {verdict.value if verdict else "never run": count for verdict, count in counts.items()}
+                for alias, counts in self.answers.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Hole:
     """Something that is not covered: ``kind`` for sorting, ``what`` it is about, ``why``."""
 
@@ -92,6 +114,7 @@ class Coverage:
     requirements: Mapping[str, tuple[str, ...]]
     sensitivity: Sensitivity | None
     runs: tuple[str, ...]
+    gaps: tuple[GapRow, ...]
     holes: tuple[Hole, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,6 +143,7 @@ class Coverage:
             },
             "rules": {rule: list(cases) for rule, cases in self.rules.items()},
             "requirements": {name: list(cases) for name, cases in self.requirements.items()},
+            "gaps": {row.gap.id: row.as_dict() for row in self.gaps},
             "holes": [{"kind": hole.kind, "what": hole.what, "why": hole.why} for hole in self.holes],
         }
 
@@ -129,8 +153,9 @@ def build(
     collected: Collected,
     answers: Mapping[str, Answer],
     sensitivity: Sensitivity | None,
+    gaps: Sequence[Gap] = (),
 ) -> Coverage:
-    """Put cases, answers (by node id) and defects together. Raises nothing: what is missing is a hole."""
+    """Put cases, answers (by node id), defects and predictions together. Raises nothing: what is missing is a hole."""
     cases = {
         one.entry.id: CaseRow(
             one,
@@ -155,12 +180,19 @@ def build(
         requirements,
         sensitivity,
         tuple(sorted({answers[nodeid].run for nodeid in used})),
+        tuple(_gap(gap, collected, answers) for gap in gaps),
         (),
     )
-    return Coverage(
-        coverage.at, coverage.headings, cases, coverage.rules, requirements, sensitivity, coverage.runs,
-        tuple(_holes(coverage)),
-    )  # fmt: skip
+    return replace(coverage, holes=tuple(_holes(coverage)))
+
+
+def _gap(gap: Gap, collected: Collected, answers: Mapping[str, Answer]) -> GapRow:
+    found: dict[str, Counter[Verdict | None]] = {}
+    for cell in collected.cells:
+        if not cell.skip and any(id == gap.id for id, _, _ in cell.plan.expected):
+            answer = answers.get(cell.plan.nodeid)
+            found.setdefault(cell.plan.host, Counter())[answer.verdict if answer else None] += 1
+    return GapRow(gap, found)
 
 
 def _state(one: Listed, collected: Collected, alias: str, answers: Mapping[str, Answer]) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ def _view(coverage: Coverage) -> dict[str, Any]:
         "passing": {rule for rule, ids in coverage.rules.items() if any(coverage.cases[id].observed for id in ids)},
         "cells": sum(state.cells for row in rows for state in row.states.values()),
         "kinds": kinds,
+        "gaps": [
+            (row, {alias: _answered(row.answers.get(alias, {})) for alias in coverage.headings})
+            for row in coverage.gaps
+        ],
         "tone": _tone,
         "show": _show,
         "requirements": [_requirement(coverage, name) for name in coverage.requirements],
@@ -66,6 +71,14 @@ def _show(state: State) -> str:
     part = state.counts[state.verdict]
     count = f"{part}" if part == state.cells else f"{part} of {state.cells}"
     return f"{_SYMBOL[state.verdict]} {count}"
+
+
+def _answered(counts: Mapping[Verdict | None, int]) -> list[tuple[str, str]]:
+    """(style, text) for each verdict of the cells that a prediction speaks of."""
+    return [
+        (verdict.value, f"{_SYMBOL[verdict]} {verdict.value} {count}") if verdict else ("never", f"never run {count}")
+        for verdict, count in counts.items()
+    ]
 
 
 def _requirement(coverage: Coverage, name: str) -> dict[str, Any]:
