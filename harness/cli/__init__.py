@@ -11,6 +11,7 @@ from harness.cli.coverage import coverage
 from harness.cli.doctor import doctor, guests
 from harness.cli.inspect import evidence, hosts
 from harness.cli.kernel import kernel
+from harness.cli.matrix import matrix
 from harness.cli.newcase import new_case
 from harness.cli.oracle import oracle
 from harness.cli.run import run
@@ -39,7 +40,7 @@ def cli() -> None:
 
 
 for command in (
-    run, hosts, cases, coverage, new_case, oracle, evidence, sensitivity, bench, doctor, guests, kernel,
+    run, hosts, cases, coverage, new_case, oracle, evidence, matrix, sensitivity, bench, doctor, guests, kernel,
 ):  # fmt: skip
     cli.add_command(command)
 
