@@ -32,7 +32,7 @@ class Opinion(StrEnum):
     AGREES = "agrees"  #: both hold the rule
     DIFFERS = "differs"  #: Bochs holds the rule, QEMU does not
     SUPPORTS = "supports the rule"  #: Bochs is known to break it here, QEMU holds it
-    SHARES = "shares the error"  #: both break it
+    SHARES = "breaks the rule as well"  #: both do, each perhaps in its own way
     NONE = "has no opinion"  #: one of them gave no answer
 
 
