@@ -11,7 +11,7 @@ from harness.hosts import Observation
 from harness.subjects import HostDebugState, Subject
 from suites.corpus import corpus, page
 from suites.guestlib import BUSY, expect_debug_registers
-from suites.vocabulary import DISTINCT
+from suites.vocabulary import DISTINCT, REGISTERS
 
 #: The function that enters a guest.
 SWITCH = {"intel": "vmx_enter_guest", "amd": "svm_launch"}
@@ -300,3 +300,39 @@ def test_the_saved_host_registers_are_the_planted_ones(subject: Subject, cpu: in
             expected = getattr(planted, name)
             expect_equal(f"saved host {name}", getattr(saved, name), expected, error=HostStateMismatch)
     subject.host.plant(cpu, HostDebugState())
+
+
+@case(
+    "ISO-05",
+    rule="A guest that watches the very memory from which the host's registers are restored does not disturb that",
+    requirement="S1.4",
+    priority=2,
+    needs=("bhyvectl", "observe", "witness"),
+)
+@axis("register", REGISTERS, prefix="dr")
+def test_watching_the_hosts_own_copies(subject: Subject, register: int) -> None:
+    """With the host's DR7 back before DR0-DR3, restoring them is taken for a hit of the host's watch."""
+    armed = dr7(register, "readwrite", 8, "G")
+    planted = subject.host.plant(0, HostDebugState(**{f"dr{register}": subject.host.witness_variable()}, dr7=armed))
+    program = Program("watches the host's copies")
+    program.sync(1)
+    program.sync(2)
+    program.exit("cpuid", 20)
+    program.exit("out80", 5)
+    with subject.start(program, pin=0) as guest:
+        guest.wait_phase(1)
+        with subject.host.observe() as seen:
+            guest.go()
+            guest.wait_phase(2)
+        (copies,) = seen.contexts
+        guest.set_registers(**{f"dr{n}": copies + 8 * n for n in REGISTERS})
+        guest.go()
+        guest.finish()
+    after = subject.host.state(0)
+    for name in ("dr0", "dr1", "dr2", "dr3", "dr7"):
+        expect_equal(f"host {name}", getattr(after, name), getattr(planted, name), error=HostStateMismatch)
+    expect_equal("host dr6 causes", after.dr6 & 0xF, 0, error=HostStateMismatch)
+    if register == 0:
+        # The control: the host's watch is live.
+        expect_equal("touches seen with the host's watch", subject.host.touch(0, 10), 10, error=HostStateMismatch)
+    subject.host.plant(0, HostDebugState())
