@@ -14,6 +14,7 @@ from harness.cli.kernel import kernel
 from harness.cli.matrix import matrix
 from harness.cli.newcase import new_case
 from harness.cli.oracle import oracle
+from harness.cli.record import record
 from harness.cli.run import run
 from harness.cli.sensitivity import sensitivity
 from harness.errors import VmmcheckError
@@ -41,6 +42,7 @@ def cli() -> None:
 
 for command in (
     run, hosts, cases, coverage, new_case, oracle, evidence, matrix, sensitivity, bench, doctor, guests, kernel,
+    record,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -69,7 +69,8 @@ def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConf
         stressed = "stress" in item.fixturenames
         if stressed:
             item.keywords["stress"] = True
-        item.add_marker(pytest.mark.timeout(ITEM_LIMIT * (config.option.stress if stressed else 1)))
+        limit = item_limit(lab.hosts[platform.alias])
+        item.add_marker(pytest.mark.timeout(limit * (config.option.stress if stressed else 1)))
         item.stash[PLAN] = plan_of(item, metadata, platform)
     if dropped:
         config.hook.pytest_deselected(items=dropped)

@@ -9,6 +9,9 @@ BEGIN
 {
 	@entries = sum(0);
 	@returns = sum(0);
+	/* D takes the type of a thread's variable from what is assigned first, in the order of this file. */
+	self->inside = 0;
+	self->last = 0;
 	printf("armed\n");
 }
 
