@@ -115,7 +115,7 @@ def main() -> int:
             machine.off()
         (state / "ready.json").unlink(missing_ok=True)
         # Hundreds of megabytes that speak of nothing any more; logs and consoles stay.
-        for name in ("disk.changes", "disk.qcow2"):
+        for name in ("disk.changes", "disk.changes.lock", "disk.qcow2"):
             (state / name).unlink(missing_ok=True)
     return 0
 

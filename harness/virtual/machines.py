@@ -57,6 +57,8 @@ class BochsBehind:
             entry.vendor, self._folder, self._image, self._port, serial, ncpu=entry.ncpu, memory=entry.memory,
             ips=entry.ips,
         )  # fmt: skip
+        # Left by a machine whose power was cut; the emulator would take it for another one that runs.
+        config.changes.with_name(f"{config.changes.name}.lock").unlink(missing_ok=True)
         self._machine = BochsMachine(config)
 
     def off(self) -> None:
