@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from harness.errors import HostUnready
 from harness.hosts.host import Host
+from harness.timing import CLOCK, Deadline
 
 _FILE = re.compile(r"^\s*(\d+)\s+\d+\s+0x[0-9a-f]+\s+\S+\s+(\S+)(?: \((\S+)\))?$")
 _CONTAINED = re.compile(r"^\s+\d+ (\S+)$")
@@ -87,11 +88,20 @@ class Modules:
             )
         return file
 
-    def unload(self, name: str) -> None:
-        """Unload a file; raises :class:`HostUnready` when it is in use, naming what may hold it."""
-        result = self._host.try_change(f"kldunload {shlex.quote(name.removesuffix('.ko'))}")
-        if result.status == 0 or "can't find file" in result.errors:
-            return
+    def unload(self, name: str, *, seconds: float = 0) -> None:
+        """Unload a file; raises :class:`HostUnready` when it is in use, naming what may hold it.
+
+        ``seconds`` is how long it may stay in use by what is about to end (a dtrace whose connection is gone takes its
+        probes away by itself, but not at once).
+        """
+        limit = Deadline.after(seconds * self._host.patience)
+        while True:
+            result = self._host.try_change(f"kldunload {shlex.quote(name.removesuffix('.ko'))}")
+            if result.status == 0 or "can't find file" in result.errors:
+                return
+            if limit.expired() or "busy" not in result.errors or self._host.names_in("/dev/vmm"):
+                break
+            CLOCK.sleep(min(1.0, limit.remaining()))
         machines = self._host.names_in("/dev/vmm")
         held = f" Virtual machines: {', '.join(machines)}." if machines else " No virtual machine exists."
         raise HostUnready(

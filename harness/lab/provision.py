@@ -30,6 +30,8 @@ from harness.subjects import Platform
 
 WITNESS_MODULE = "vmmcheck_witness.ko"
 WITNESS_PROGRAM = "vmmwitness"
+#: Seconds until a dtrace of ours that was cut off has taken its probes out of the module.
+_PROBES_GONE = 10.0
 #: Modules of FreeBSD's own that parts of the harness load when they need them.
 _OURS_TO_UNLOAD = ("cpuctl", "dtraceall")
 _VENDORS = {"intel": ("GenuineIntel",), "amd": ("AuthenticAMD", "HygonGenuine")}
@@ -147,7 +149,7 @@ class Provisioning:
         modules = Modules(host)
         if WITNESS_MODULE not in found.modules and "witness" in self._platform.capabilities:
             modules.unload(WITNESS_MODULE)
-        modules.unload("vmm.ko")
+        modules.unload("vmm.ko", seconds=_PROBES_GONE)
         self._put_kenv_back(host, found)
         if found.vmm:
             modules.load(found.vmm, "vmm")
