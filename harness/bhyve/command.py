@@ -22,10 +22,14 @@ class BhyveOptions:
     vcpus: int = 1
     pins: tuple[int, ...] = ()
     testdev: bool = True
+    #: Unknown MSRs read 0 and swallow writes (``-w``) instead of faulting.
+    lenient_msrs: bool = False
 
     def command(self) -> str:
-        """The portable command line: HLT intercepted (``-H``), unknown MSRs faulting (no ``-w``)."""
+        """The portable command line: HLT intercepted (``-H``), unknown MSRs faulting unless asked otherwise."""
         words = ["bhyve", "-c", str(self.vcpus), "-m", f"{MEMORY}M", "-H"]
+        if self.lenient_msrs:
+            words.append("-w")
         for vcpu, cpu in enumerate(self.pins):
             words += ["-p", f"{vcpu}:{cpu}"]
         words += ["-s", "0,hostbridge", "-s", "31,lpc", "-l", "com1,stdio"]

@@ -58,7 +58,9 @@ class QemuSubject:
     def host(self) -> HostActions:
         raise TestDefect("QEMU as an oracle has no host; the case must name the capability it needs.")
 
-    def run(self, program: Program, *, pin: int | None = 0, seconds: float = 10) -> Result:
+    def run(
+        self, program: Program, *, pin: int | None = 0, seconds: float = 10, lenient_msrs: bool = False
+    ) -> Result:
         """Run ``program``; raises ``GuestHang``, ``GuestSilent``, ``EmulatorFailed``, ``RecordsDamaged``."""
         rom = Rom.build(program, EndMethod.QEMU)
         with tempfile.TemporaryDirectory(prefix="vmmcheck-qemu-") as name:
@@ -85,7 +87,13 @@ class QemuSubject:
 
     @contextmanager
     def start(
-        self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 10
+        self,
+        program: Program,
+        *,
+        pin: int | None = 0,
+        name: str = "",
+        seconds: float = 10,
+        lenient_msrs: bool = False,
     ) -> Iterator[RunningGuest]:
         """Phases need somebody who waits for them; an oracle has nobody."""
         raise TestDefect(f"Program '{program.name}' runs in phases: QEMU has no opinion on it.")

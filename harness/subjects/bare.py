@@ -194,14 +194,22 @@ class BareSubject:
     def host(self) -> HostActions:
         raise TestDefect(_NO_HOST)
 
-    def run(self, program: Program, *, pin: int | None = 0, seconds: float = 30) -> Result:
-        """Run ``program`` as firmware; ``pin`` means nothing here."""
+    def run(
+        self, program: Program, *, pin: int | None = 0, seconds: float = 30, lenient_msrs: bool = False
+    ) -> Result:
+        """Run ``program`` as firmware; ``pin`` and ``lenient_msrs`` mean nothing here."""
         with self._guest(program, seconds, interactive=False) as guest:
             return guest.finish()
 
     @contextmanager
     def start(
-        self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 30
+        self,
+        program: Program,
+        *,
+        pin: int | None = 0,
+        name: str = "",
+        seconds: float = 30,
+        lenient_msrs: bool = False,
     ) -> Iterator[BareGuest]:
         """Start a program that waits in phases."""
         with self._guest(program, seconds, interactive=True) as guest:

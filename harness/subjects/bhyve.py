@@ -256,13 +256,21 @@ class BhyveSubject:
         """The host as the last guest's script saw it, if nothing was done there since."""
         return self._view if self._host.transport.channels == self._seen_at else None
 
-    def run(self, program: Program, *, pin: int | None = 0, seconds: float = 30) -> Result:
-        with self.start(program, pin=pin, seconds=seconds) as guest:
+    def run(
+        self, program: Program, *, pin: int | None = 0, seconds: float = 30, lenient_msrs: bool = False
+    ) -> Result:
+        with self.start(program, pin=pin, seconds=seconds, lenient_msrs=lenient_msrs) as guest:
             return guest.finish()
 
     @contextmanager
     def start(
-        self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 30
+        self,
+        program: Program,
+        *,
+        pin: int | None = 0,
+        name: str = "",
+        seconds: float = 30,
+        lenient_msrs: bool = False,
     ) -> Iterator[BhyveGuest]:
         """Boot the program's ROM; the VM is gone when the context ends, whatever happened inside.
 
@@ -273,7 +281,7 @@ class BhyveSubject:
         record_program(self.recorder, rom)
         options = BhyveOptions(
             vm, f"{self._host.folder}/{vm}.rom", vcpus=program.vcpus, pins=self._pins(pin, program.vcpus),
-            testdev=self._testdev,
+            testdev=self._testdev, lenient_msrs=lenient_msrs,
         )  # fmt: skip
         mark = f"{rom.nonce:08x} {re.sub(r'[^A-Za-z0-9 ._-]', '', program.name)}"
         script = RunScript(options, rom.image, self._host, mark)

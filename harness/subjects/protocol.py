@@ -167,13 +167,23 @@ class Subject(Protocol):
     def host(self) -> HostActions:
         """Actions on the host; raises ``TestDefect`` where there is none (a case asks by ``needs``)."""
 
-    def run(self, program: Program, *, pin: int | None = 0, seconds: float = 30) -> Result:
+    def run(
+        self, program: Program, *, pin: int | None = 0, seconds: float = 30, lenient_msrs: bool = False
+    ) -> Result:
         """Run to the end; ``pin`` is the host CPU of vCPU 0 (``None``: the scheduler's choice).
+
+        ``lenient_msrs``: MSRs that bhyve does not know read 0 and swallow writes instead of faulting (``-w``).
 
         Raises ``RecordsDamaged``, ``GuestHang``, ``GuestDied``, or what happened to the host.
         """
 
     def start(
-        self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 30
+        self,
+        program: Program,
+        *,
+        pin: int | None = 0,
+        name: str = "",
+        seconds: float = 30,
+        lenient_msrs: bool = False,
     ) -> AbstractContextManager[RunningGuest]:
         """Start a guest that waits in phases; leaving the context removes it whatever happened."""
