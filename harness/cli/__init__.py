@@ -14,6 +14,7 @@ from harness.cli.kernel import kernel
 from harness.cli.matrix import matrix
 from harness.cli.newcase import new_case
 from harness.cli.oracle import oracle
+from harness.cli.premerge import compare, premerge
 from harness.cli.record import record
 from harness.cli.run import run
 from harness.cli.sensitivity import sensitivity
@@ -41,8 +42,8 @@ def cli() -> None:
 
 
 for command in (
-    run, hosts, cases, coverage, new_case, oracle, evidence, matrix, sensitivity, bench, doctor, guests, kernel,
-    record,
+    run, hosts, cases, coverage, new_case, oracle, evidence, matrix, compare, premerge, sensitivity, bench, doctor,
+    guests, kernel, record,
 ):  # fmt: skip
     cli.add_command(command)
 

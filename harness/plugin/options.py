@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from harness.errors import NoHosts
 from harness.inventory import Host, hosts_matching, load_inventory, select_hosts
 from harness.inventory.load import dump_host
+from harness.inventory.module import seeded_defect, with_module
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,12 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="ID",
         help="load a vmm.ko with this seeded defect of kernel/reference/defects.toml (emulated hosts; repeatable)",
     )
+    group.addoption(
+        "--module",
+        default="",
+        metavar="MODULE",
+        help="the vmm.ko under test on every host: stock, ko:FILE, ref:REF, patch:FILE or defect:ID",
+    )
     group.addoption("--run-dir", default="runs", metavar="DIR", help="where run folders are made (default: runs)")
 
 
@@ -69,7 +76,12 @@ def read_lab(config: pytest.Config) -> LabConfig | None:
         hosts = {alias: host for alias, host in hosts.items() if alias in matching}
         if not hosts:
             raise NoHosts(f"None of the hosts named with --host matches '{expression}'.", help="Leave one of both out.")
-    return LabConfig(inventory.lab, hosts, None, {}, tuple(config.option.defect))
+    module: str = config.option.module
+    defects = [*config.option.defect]
+    if module:
+        hosts = {alias: with_module(alias, host, module) for alias, host in hosts.items()}
+        defects += [seeded_defect(module)] if seeded_defect(module) else []
+    return LabConfig(inventory.lab, hosts, None, {}, tuple(defects))
 
 
 def worker_input(lab: LabConfig, alias: str, run_dir: Path) -> str:

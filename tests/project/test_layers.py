@@ -27,7 +27,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("lab",),
     ("report",),
     ("plugin",),
-    ("bench", "contract", "coverage", "matrix", "oracle", "sensitivity"),
+    ("bench", "contract", "coverage", "matrix", "oracle", "premerge", "sensitivity"),
     ("cli",),
 )
 #: The emulated host is a process of its own: it may use the toolchain and the emulator, and nobody imports it.
