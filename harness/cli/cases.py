@@ -17,6 +17,9 @@ from rich.table import Table
 from harness.catalogue import SUITES, load_catalogue, load_gaps, overdue
 from harness.coverage import Column, Listed, collect, listing
 
+#: Columns that a listing with everything takes.
+_WIDE = 120
+
 
 @click.command()
 @click.argument("pattern", nargs=-1, metavar="[CASE]...")
@@ -52,7 +55,10 @@ def cases(
         click.echo(json.dumps([as_dict(one) for one in found], indent=1, ensure_ascii=False))
         return
     console = Console()
-    console.print(_table(found))
+    if not console.is_terminal:
+        # Into a file or a pipe: as wide as the listing is, whatever the terminal that nobody looks at.
+        console = Console(width=_WIDE + 60)
+    console.print(_table(found, wide=console.width >= _WIDE))
     if len(found) == 1 or only_open:
         for one in found:
             _explain(console, one)
@@ -87,8 +93,9 @@ def as_dict(one: Listed) -> dict[str, Any]:
     }
 
 
-def _table(found: Sequence[Listed]) -> Table:
-    table = Table("case", "P", "requirements", "needs", box=None, pad_edge=False)
+def _table(found: Sequence[Listed], *, wide: bool) -> Table:
+    """One row a case; without requirements and needs where the rule would be squeezed into a corner."""
+    table = Table("case", "P", *(("requirements", "needs") if wide else ()), box=None, pad_edge=False)
     aliases = list(found[0].columns) if found else []
     for alias in aliases:
         table.add_column(alias, justify="right")
@@ -97,7 +104,7 @@ def _table(found: Sequence[Listed]) -> Table:
         entry = one.entry
         notes = "".join(f" [{gap}]" for gap in entry.gaps) + (" [probe]" if entry.probe else "")
         table.add_row(
-            entry.id, str(entry.priority), " ".join(one.requirements), " ".join(one.needs),
+            entry.id, str(entry.priority), *((" ".join(one.requirements), " ".join(one.needs)) if wide else ()),
             *(_cells(one, one.columns[alias]) for alias in aliases), f"{entry.rule}{notes}".replace("[", "\\["),
         )  # fmt: skip
     return table
