@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.catalogue import expectations
 from harness.errors import VmmcheckError
 from harness.plugin import stress
 from harness.plugin.collection import apply_metadata, parametrize_subject
@@ -23,6 +24,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     lab = _lab_or_usage_error(config)
     if lab is None or hasattr(config, "workerinput"):
         return
+    _read_predictions(config)
     option = config.option
     if option.usepdb or len(lab.hosts) == 1:
         if len(lab.hosts) > 1:
@@ -66,6 +68,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     lab = config.stash.get(LAB, None)
     if lab is not None:
         apply_metadata(config, items, lab)
+
+
+def _read_predictions(config: pytest.Config) -> None:
+    """Read what is predicted beside the suites before hosts are started: a mistake in it is told in one sentence."""
+    for word in config.args:
+        path = (config.invocation_params.dir / word.partition("::")[0]).resolve()
+        try:
+            expectations(path if path.is_dir() else path.parent)
+        except VmmcheckError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 def _lab_or_usage_error(config: pytest.Config) -> LabConfig | None:
