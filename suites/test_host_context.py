@@ -274,7 +274,7 @@ def test_observing_changes_nothing(subject: Subject) -> None:
 @case(
     "HST-10",
     rule="Host debug copies that DTrace sees at the entry function equal the values that were planted",
-    requirement="S1.4",
+    requirement=("S1.4", "S5.1"),
     priority=2,
     needs=("observe", "witness"),
 )
