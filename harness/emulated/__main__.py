@@ -17,6 +17,7 @@ from harness.emulated.commands_base import BasePrograms
 from harness.emulated.commands_bhyve import BhyvePrograms
 from harness.emulated.commands_dtrace import DtracePrograms
 from harness.emulated.commands_kernel import KernelPrograms
+from harness.emulated.commands_witness import WitnessPrograms
 from harness.emulated.host import EmulatedHost
 from harness.emulated.sshd import USER, SshServer, fingerprint
 from harness.errors import VmmcheckError
@@ -37,6 +38,7 @@ def build_host(vendor: str, state: Path) -> EmulatedHost:
     kernel = KernelPrograms(host)
     host.programs.update(BasePrograms(host).table())
     host.programs.update(kernel.table())
+    host.programs.update(WitnessPrograms(host).table())
     host.programs.update(BhyvePrograms(host, kernel).table())
     host.programs.update(DtracePrograms(host).table())
     return host

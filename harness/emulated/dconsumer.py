@@ -8,7 +8,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from harness.emulated.drun import WANT_EACH, ActionFailed, Compiler, Firing, State, default_print
+from harness.emulated.dprint import default_print
+from harness.emulated.drun import WANT_EACH, ActionFailed, Compiler, Firing, State
 from harness.emulated.fbt import ENTRY, RETURN, FunctionTracer, Record
 from harness.emulated.kerneltypes import Function, KernelTypes
 
@@ -219,4 +220,10 @@ class Consumer:
 
     def rest(self) -> str:
         """Aggregations that the program did not print itself."""
-        return default_print(self.state, list(self._compiler.functions))
+        state = self.state
+        return default_print(
+            {
+                name: {} if name in state.printed else state.aggregations.get(name, {})
+                for name in self._compiler.functions
+            }
+        )

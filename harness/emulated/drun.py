@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harness.emulated.dlang import Clause, DError, DProgram, Expr, Statement
+from harness.emulated.dprint import DIRECTIVE, Value, ordered, render
 from harness.emulated.kerneltypes import KernelTypes
 
 _MASK = (1 << 64) - 1
 MAX_VALUES = 12
 MAX_STEPS = 3
 WANT_RESULT, WANT_FRAMES, WANT_EACH = 1 << 5, 1 << 6, 1 << 8
-
-#: A value of D here: an integer with 64 bits and a sign, a string, or a stack as its lines.
-Value = int | str | tuple[str, ...]
 
 
 class ActionFailed(Exception):
@@ -166,7 +164,7 @@ class Compiler:
         if not statement.args or statement.args[0].op != "string":
             raise DError(statement.line, "printf() needs a format string")
         form, rest = statement.args[0].text, args[1:]
-        wanted = len([one for one in _DIRECTIVE.finditer(form) if one["kind"] != "%"])
+        wanted = len([one for one in DIRECTIVE.finditer(form) if one["kind"] != "%"])
         if wanted != len(rest):
             raise DError(statement.line, f"printf() prototype mismatch: {wanted} conversions, {len(rest)} arguments")
 
@@ -361,45 +359,3 @@ def _int(value: Value) -> int:
 
 def _probe_id(probe: str) -> int:
     return int(probe) if probe.isdigit() else 0
-
-
-_DIRECTIVE = re.compile(r"%(?P<agg>@?)(?P<flags>[-+ #0]*\d*)(?:hh|h|ll|l|j|z)?(?P<kind>[diuxXscpk%])")
-
-
-def render(form: str, values: Sequence[Value], aggregated: int) -> str:
-    """printf(3)'s conversions, ``%@d`` for the value of an aggregation, ``%k`` for a stack."""
-    left = list(values)
-
-    def one(match: re.Match[str]) -> str:
-        if match["kind"] == "%":
-            return "%"
-        value: Value = aggregated if match["agg"] else left.pop(0) if left else ""
-        if match["kind"] == "k":
-            return "\n" + "".join(f"{'':14}{line}\n" for line in value) if isinstance(value, tuple) else str(value)
-        if isinstance(value, int) and match["kind"] in "uxXp":
-            value &= _MASK
-        kind = "s" if isinstance(value, str) else {"i": "d", "u": "d", "p": "x"}.get(match["kind"], match["kind"])
-        return f"%{match['flags']}{kind}" % value
-
-    return _DIRECTIVE.sub(one, form)
-
-
-def ordered(values: dict[tuple[Value, ...], int]) -> list[tuple[tuple[Value, ...], int]]:
-    """As dtrace prints them: the smallest value first."""
-    return sorted(values.items(), key=lambda item: (item[1], [str(key) for key in item[0]]))
-
-
-def default_print(state: State, names: Sequence[str]) -> str:
-    """What is printed at the end of a program's aggregations: those that no printa() showed."""
-    parts = ["\n"] if names else []
-    shown_before = False
-    for name in names:
-        values = state.aggregations.get(name, {})
-        if name in state.printed or not values:
-            continue
-        parts.append("\n" if shown_before else "")
-        shown_before = True
-        for key, value in ordered(values):
-            shown = "".join(f"  {one:<50}" if isinstance(one, str) else f" {one!s:>16}" for one in key)
-            parts.append(f"{shown} {value:16d}\n")
-    return "".join(parts)

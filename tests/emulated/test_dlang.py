@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.emulated.dlang import DError, parse
-from harness.emulated.drun import ActionFailed, Compiler, Fetch, Firing, State, default_print, render
+from harness.emulated.dprint import default_print, render
+from harness.emulated.drun import ActionFailed, Compiler, Fetch, Firing, State
 from harness.emulated.kerneltypes import running_kernel
 
 PROGRAMS = Path(__file__).resolve().parents[2] / "kernel" / "dtrace"
@@ -128,4 +129,4 @@ def test_formats() -> None:
 
 def test_aggregations_that_nobody_printed_are_shown_as_dtrace_does() -> None:
     state = run("entry{ @[probefunc] = count(); }", [Firing(function="vm_run", weight=75)])
-    assert default_print(state, [""]) == "\n  vm_run                                                           75\n"
+    assert default_print(state.aggregations) == f"\n  {'vm_run':<50} {75:16d}\n"
