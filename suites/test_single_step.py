@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.cases import Expected, axis, case, variant
+from harness.cases import axis, case, variant
 from harness.errors import HitMismatch
 from harness.expect import expect_equal, expect_exceptions, expect_register, expect_that
 from harness.guest import Program
@@ -102,21 +102,6 @@ def test_stepping_the_host_through_entry_leaves_the_guest_alone(subject: Subject
     rule="Steps over instructions that exit: one #DB after each, RIP behind it",
     requirement=("S1.1",),
     refs=("SDM3 17.3.1.4",),
-    expected=(
-        Expected(
-            "G-03",
-            "PRODUCT-HIT-MISMATCH",
-            "nothing queues #DB when the hypervisor completes an instruction",
-            kinds=("freebsd",),
-        ),
-        Expected(
-            "G-03",
-            "PRODUCT-HIT-MISMATCH",
-            "nothing queues #DB when the hypervisor completes an instruction; on SVM no field of the VMCB does",
-            kinds=("emulated",),
-            vendors=("amd",),
-        ),
-    ),
 )
 @axis("instruction", ("cpuid", "rdmsr", "out", "in"))
 def test_step_over_an_instruction_that_exits(subject: Subject, instruction: str) -> None:

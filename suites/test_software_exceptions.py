@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.cases import Expected, axis, case
+from harness.cases import axis, case
 from harness.expect import expect_exceptions, expect_fault, expect_register
 from harness.guest import Program, tables
 from harness.guest.registers import DR6_BS, DR6_CAUSES, DR6_INACTIVE, RFLAGS_TF
@@ -46,15 +46,6 @@ def test_int3_is_a_trap_that_leaves_dr6_alone(subject: Subject, cpl: int) -> Non
     "INT-03",
     rule="ICEBP gives #DB, trap class, with no DR6 condition bit",
     refs=("SDM3 17.3.1", "APM2 15.12"),
-    expected=(
-        Expected(
-            "G-01",
-            "PRODUCT-HIT-MISMATCH",
-            "the ICEBP intercept is answered with #UD",
-            kinds=("emulated", "freebsd"),
-            vendors=("amd",),
-        ),
-    ),
 )
 def test_icebp_is_a_debug_trap_without_a_cause(subject: Subject) -> None:
     program = Program("ICEBP")
