@@ -16,8 +16,11 @@ PROBES = frozenset({"observe", "tunables"})
 #: What a guest may do anywhere but in one place or the other: string I/O and, on Intel, hardware task switches (the
 #: reference hypervisor emulates neither), virtual-8086 code (Bochs panics on it under SVM).
 GUEST = frozenset({"string-io", "vm86", "task-switch"})
+#: ``trace-exceptions``: hw.vmm.trace_guest_exceptions intercepts what guests raise. The reference hypervisor reads it
+#: on Intel only.
+TRACED = frozenset({"trace-exceptions"})
 #: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
-FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | {"debugctl"}
+FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | TRACED | {"debugctl"}
 #: What the helper module built for its kernel adds.
 WITNESS = PROGRAM | {"witness"}
 #: What the emulated host's witnesses add. ``debugctl`` is missing: Bochs has no such register.
@@ -33,7 +36,7 @@ def platform_of(alias: str, host: Host) -> Platform:
         return Platform(alias, "bare", host.vendor, f"bare Bochs {model}", True, GUEST | {"bare", "smp"})
     if isinstance(host, EmulatedHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
-        guest = {"intel": {"vm86"}, "amd": {"task-switch"}}[host.vendor]
+        guest = {"intel": {"vm86"} | TRACED, "amd": {"task-switch"}}[host.vendor]
         return Platform(alias, "emulated", host.vendor, heading, True, EMULATED | guest, host.ncpu)
     offered = FREEBSD if host.ncpu > 1 else FREEBSD - {"migration"}
     if host.witness or host.witness_file:
