@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.cases import Expected, axis, case
+from harness.cases import axis, case
 from harness.errors import HostStateMismatch
 from harness.expect import expect_equal, expect_exceptions, expect_register
 from harness.guest import Program
@@ -200,14 +200,6 @@ def test_bus_lock_detection_is_whole(subject: Subject, exit_kind: str) -> None:
     refs=("SDM3 17.3.3",),
     priority=3,
     vendors=("intel",),
-    expected=(
-        Expected(
-            "EMULATOR-DR7-RTM",
-            "PRODUCT-REGISTER-MISMATCH",
-            "bit 11 of DR7 keeps what is written although the CPU model does not offer RTM",
-            kinds=("bare", "emulated", "bochs"),
-        ),
-    ),
 )
 @axis("exit_kind", ("none", "cpuid"))
 def test_transactional_debugging_is_whole(subject: Subject, exit_kind: str) -> None:
