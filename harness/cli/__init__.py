@@ -16,6 +16,7 @@ from harness.cli.newcase import new_case
 from harness.cli.oracle import oracle
 from harness.cli.premerge import compare, premerge
 from harness.cli.record import record
+from harness.cli.replay import replay
 from harness.cli.run import run
 from harness.cli.sensitivity import sensitivity
 from harness.errors import VmmcheckError
@@ -43,7 +44,7 @@ def cli() -> None:
 
 for command in (
     run, hosts, cases, coverage, new_case, oracle, evidence, matrix, compare, premerge, sensitivity, bench, doctor,
-    guests, kernel, record,
+    guests, kernel, replay, record,
 ):  # fmt: skip
     cli.add_command(command)
 

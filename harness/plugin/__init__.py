@@ -26,8 +26,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return
     _read_predictions(config)
     option = config.option
-    if option.usepdb or len(lab.hosts) == 1:
-        if len(lab.hosts) > 1:
+    if option.usepdb or len(lab.hosts) == 1 or lab.replay is not None:
+        if option.usepdb and len(lab.hosts) > 1:
             raise pytest.UsageError("--pdb works on one host at a time: choose it with --host ALIAS.")
         option.numprocesses = None
         return

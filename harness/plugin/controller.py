@@ -76,7 +76,7 @@ class Controller:
                 arguments=list(self._config.invocation_params.args),
                 hosts={alias: dump_host(host) for alias, host in lab.hosts.items()},
             )
-            reach = self._launcher.start(lab.hosts, self.run.folder)
+            reach = self._launcher.start(lab.hosts, self.run.folder) if lab.replay is None else {}
         except VmmcheckError as error:
             self._launcher.stop()
             raise pytest.UsageError(str(error)) from None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import pytest
 
 from harness.errors import HostLost, NotStarted, VmmcheckError
 from harness.expect import recording
+from harness.inventory import Host
 from harness.lab import HostSession, open_session
+from harness.lab.replay import ReplaySession
 from harness.plugin.collection import PLAN
 from harness.plugin.options import LAB, LabConfig
 from harness.results import CellPlan, CellRecorder, judge, outcome_of
@@ -113,7 +115,7 @@ class ItemRunner:
         if alias not in self._sessions:
             try:
                 host, reach = self._lab.hosts[alias], self._lab.reach.get(alias, {})
-                session = open_session(alias, host, reach, self._lab.run_dir, self._lab.defects)
+                session = self._open(alias, host, reach)
                 self._sessions[alias] = session
                 self.facts[alias] = session.open()
             except VmmcheckError as error:
@@ -124,6 +126,12 @@ class ItemRunner:
                 self._broken[alias] = HostLost(f"'{alias}' could not be opened in time: {limit}")
                 raise
         return self._sessions[alias]
+
+    def _open(self, alias: str, host: Host, reach: Mapping[str, str]) -> HostSession:
+        lab = self._lab
+        if lab.replay is not None and lab.run_dir is not None:
+            return ReplaySession(alias, host, lab.replay, lab.run_dir)
+        return open_session(alias, host, reach, lab.run_dir, lab.defects)
 
     def _explain(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
         """Let the session say what an error was: a dead link may be a panic, a hang may be the lab's."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from harness.errors import NoHosts
+from harness.errors import ConfigError, NoHosts
 from harness.inventory import Host, hosts_matching, load_inventory, select_hosts
 from harness.inventory.load import dump_host
 from harness.inventory.module import seeded_defect, with_module
@@ -26,6 +26,8 @@ class LabConfig:
     reach: dict[str, dict[str, str]]
     #: Seeded defects of the module under test (emulated hosts).
     defects: tuple[str, ...] = ()
+    #: The finished run whose records are judged again; then no host is reached.
+    replay: Path | None = None
 
 
 LAB = pytest.StashKey[LabConfig]()
@@ -53,6 +55,9 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="MODULE",
         help="the vmm.ko under test on every host: stock, ko:FILE, ref:REF, patch:FILE or defect:ID",
     )
+    group.addoption(
+        "--replay", default="", metavar="RUN", help="judge the stored records of a finished run, without hosts"
+    )
     group.addoption("--run-dir", default="runs", metavar="DIR", help="where run folders are made (default: runs)")
 
 
@@ -66,6 +71,8 @@ def read_lab(config: pytest.Config) -> LabConfig | None:
         host: Host = TypeAdapter(Host).validate_json(json.dumps(data["entry"]))
         reach = {data["alias"]: data["reach"]}
         return LabConfig(data["lab"], {data["alias"]: host}, Path(data["run_dir"]), reach, tuple(data["defects"]))
+    if config.option.replay:
+        return _stored_lab(Path(config.option.replay), config.option.host)
     if not config.option.lab:
         return None
     inventory = load_inventory(Path(config.option.lab))
@@ -82,6 +89,24 @@ def read_lab(config: pytest.Config) -> LabConfig | None:
         hosts = {alias: with_module(alias, host, module) for alias, host in hosts.items()}
         defects += [seeded_defect(module)] if seeded_defect(module) else []
     return LabConfig(inventory.lab, hosts, None, {}, tuple(defects))
+
+
+def _stored_lab(folder: Path, aliases: list[str]) -> LabConfig:
+    """The lab that a finished run was made in, as it was told there; raises :class:`ConfigError`."""
+    try:
+        recipe = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        adapter: TypeAdapter[Host] = TypeAdapter(Host)
+        entries: dict[str, Host] = {
+            alias: adapter.validate_json(entry if isinstance(entry, str) else json.dumps(entry))
+            for alias, entry in recipe["hosts"].items()
+        }
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}"
+        raise ConfigError(f"'{folder}' is not the folder of a run: its 'run.json' cannot be read ({reason}).") from None
+    hosts = {alias: entry for alias, entry in entries.items() if not aliases or alias in aliases}
+    if not hosts:
+        raise NoHosts(f"The run '{folder}' has none of the hosts named with --host.")
+    return LabConfig(str(recipe["lab"]), hosts, None, {}, replay=folder.resolve())
 
 
 def worker_input(lab: LabConfig, alias: str, run_dir: Path) -> str:
