@@ -5,13 +5,15 @@ from __future__ import annotations
 from harness.cases import axis, case, variant
 from harness.expect import expect_exceptions, expect_register, expect_trap
 from harness.guest import Program
-from harness.guest.registers import dr7
+from harness.guest.registers import DR6_BS, DR6_INACTIVE, DR7_GE, DR7_LE, DR7_RESET, dr7
 from harness.subjects import Subject
 from suites.guestlib import expect_debug_registers, expect_steps
 from suites.vocabulary import DISTINCT
 
 #: What a segment begins below its data in these programs; segments of real mode begin at multiples of 16.
 SEGMENT_OFFSET = 0x1000
+#: In the error code of a fault on a gate (SDM volume 3, 6.13).
+IDT_BIT = 2
 
 
 @case(
@@ -76,6 +78,30 @@ def test_upper_halves_are_cleared(subject: Subject, register: int) -> None:
 
 
 @case(
+    "MOD-02",
+    rule="DR6 and DR7 have no upper half: 32-bit code writes them whole, 64-bit code may not reach beyond bit 31",
+    requirement=("S1.2", "S1.3", "S1.6"),
+    refs=("SDM3 17.2.6",),
+    priority=2,
+)
+@axis("register", (6, 7), prefix="dr")
+def test_dr6_and_dr7_have_no_upper_half(subject: Subject, register: int) -> None:
+    program = Program(f"32-bit MOV to DR{register}")
+    value = {6: DR6_INACTIVE | DR6_BS | 0b1001, 7: DR7_RESET | DR7_LE | DR7_GE}[register]
+    other = {6: DR6_INACTIVE, 7: DR7_RESET}[register]
+    # Outside 64-bit code a program's value comes from the second argument.
+    narrow = program.execute(f"write_dr{register}", 0, value, mode="prot32")
+    after = program.snapshot()
+    wide = program.execute(f"write_dr{register}", other | 1 << 32)
+    kept = program.snapshot()
+    result = subject.run(program)
+    expect_exceptions("a 32-bit write", result.exceptions_of(narrow), ref="SDM3 17.2.6")
+    expect_register(f"dr{register}", result.snapshot(after)[register], value, ref="SDM3 17.2.6")
+    expect_exceptions("a 64-bit write beyond bit 31", result.exceptions_of(wide), "#GP", ref="SDM3 17.2.6")
+    expect_register(f"dr{register} afterwards", result.snapshot(kept)[register], value, ref="SDM3 17.2.6")
+
+
+@case(
     "MOD-03",
     rule="Linear addresses include the segment base and wrap at 4 GiB",
     requirement="S1.1",
@@ -104,12 +130,12 @@ def test_the_segment_base_counts(subject: Subject, mode: str, base: str) -> None
 
 @case(
     "MOD-04",
-    rule="vm86: MOV DR is #GP, watches and INT3 work",
-    refs=("SDM3 17.2",),
+    rule="vm86: MOV DR is #GP, watches and INT3 work, INT n with IOPL 3 is checked against its gate",
+    refs=("SDM3 17.2", "SDM3 20.3.3"),
     priority=3,
     needs=("vm86",),
 )
-@axis("what", (variant("mov_dr"), variant("watch"), variant("int3")))
+@axis("what", (variant("mov_dr"), variant("watch"), variant("int3"), variant("int_n")))
 def test_virtual_8086_mode(subject: Subject, what: str) -> None:
     program = Program(f"vm86: {what}")
     watched = program.watched(low=True)
@@ -118,13 +144,16 @@ def test_virtual_8086_mode(subject: Subject, what: str) -> None:
     if what == "watch":
         run = program.execute("store_mov_4", watched, 1, mode="vm86", segment_base=base)
     else:
-        run = program.execute({"mov_dr": "write_dr0", "int3": "int3"}[what], 0, 5, mode="vm86")
+        run = program.execute({"mov_dr": "write_dr0", "int3": "int3", "int_n": "int1"}[what], 0, 5, mode="vm86")
     after = program.snapshot()
     result = subject.run(program)
     found = result.exceptions_of(run)
-    expect_exceptions(f"vm86 {what}", found, {"mov_dr": "#GP", "watch": "#DB", "int3": "#BP"}[what], ref="SDM3 17.2")
-    place = found[0].site if what == "mov_dr" else found[0].next
+    vector = {"mov_dr": "#GP", "watch": "#DB", "int3": "#BP", "int_n": "#GP"}[what]
+    expect_exceptions(f"vm86 {what}", found, vector, ref="SDM3 17.2")
+    place = found[0].site if vector == "#GP" else found[0].next
     expect_register("rip", found[0].rip, place, ref="SDM3 17.2")
+    # INT 1 is a matter of its gate, which is closed to CPL 3; were it one of IOPL, the error code would be 0.
+    expect_register("error code", found[0].error, {"int_n": 1 << 3 | IDT_BIT}.get(what, 0), ref="SDM3 20.3.3")
     expect_register("dr3 afterwards", result.snapshot(after).dr3, watched, ref="SDM3 17.2")
 
 
