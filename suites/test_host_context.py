@@ -17,6 +17,10 @@ from suites.vocabulary import DISTINCT, REGISTERS
 SWITCH = {"intel": "vmx_enter_guest", "amd": "svm_launch"}
 #: VM exits of a run: what an emulator does in a second, and what a processor does in one.
 EXITS = {True: 2_000, False: 1_000_000}
+#: How often probes go on and off: each time costs an emulator what a processor does in a thousandth of that.
+TOGGLES = {True: 5, False: 100}
+#: Seconds for guests that run as long as that takes.
+LONG = 240
 
 CANARY = 0xCAFE_F00D_DEAD_BEEF
 #: What a guest may have in %rbp: its canary, nothing, an address of user space, one that is not canonical.
@@ -197,7 +201,7 @@ def test_two_guests_inside_at_once(subject: Subject) -> None:
     needs=("observe", "two-vms"),
 )
 def test_probes_on_and_off_while_guests_run(subject: Subject) -> None:
-    toggles = 15 if subject.platform.emulated else 1000
+    toggles = TOGGLES[subject.platform.emulated]
     programs = []
     for seed in (0x0F0F_1234_5678_9ABC, 0x7777_6666_5555_4444):
         program = Program("toggled")
@@ -214,7 +218,10 @@ def test_probes_on_and_off_while_guests_run(subject: Subject) -> None:
         program.sync(2)
         programs.append((program, changed, store, after, seed))
     (one, *_), (two, *_) = programs
-    with subject.start(one, pin=0, name="one") as first, subject.start(two, pin=1, name="two") as second:
+    with (
+        subject.start(one, pin=0, name="one", seconds=LONG) as first,
+        subject.start(two, pin=1, name="two", seconds=LONG) as second,
+    ):
         first.wait_phase(1)
         second.wait_phase(1)
         first.go()

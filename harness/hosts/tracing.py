@@ -114,7 +114,7 @@ class Tracing:
         once = f"dtrace -qs {path} -c true >/dev/null || exit 1"
         rounds = " ".join(str(n) for n in range(times))
         command = f"{_LOAD} head -c {len(text)} >{path} && for n in {rounds}; do {once}; done"
-        result = self._host.change(command, stdin=text, seconds=SLOW + times)
+        result = self._host.change(command, stdin=text, seconds=SLOW + 2 * times)
         said = complaints_of(result.errors)
         if said:
             raise TraceIncomplete(f"dtrace complained while its probes went on and off: {said[0]}")
