@@ -94,6 +94,8 @@ def _explain(error: ValidationError, data: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.kind: missing"
         elif kind == "union_tag_invalid":
             yield _wrong_kind(where, item)
+        elif key == "[key]" and "tunables" in words:
+            yield f"{'.'.join(words[:-1])}: only tunables below hw.vmm are set here, in lower case"
         elif key == "[key]":
             host = ".".join(words[:-1])
             yield f"{host}: a host's name is a lower-case letter followed by lower-case letters and digits"
