@@ -134,12 +134,13 @@ usage(void)
 static int
 parse(const char *s, struct dbregs *regs)
 {
-	int bad = 0;
+	int bad = 0, n;
 
 	while (*s != '\0') {
 		if (s[0] != 'd' || s[1] != 'r' || s[2] < '0' || s[2] > '7' || s[3] != '=')
 			return (0);
-		regs->dr[s[2] - '0'] = number(s + 4, &s, &bad);
+		n = s[2] - '0';
+		regs->dr[n] = number(s + 4, &s, &bad);
 		if (bad || (*s != '\0' && *s != ','))
 			return (0);
 		if (*s == ',')
