@@ -22,7 +22,9 @@ def render(form: str, values: Sequence[Value], aggregated: int) -> str:
             return "%"
         value: Value = aggregated if match["agg"] else left.pop(0) if left else ""
         if match["kind"] == "k":
-            return "\n" + "".join(f"{'':14}{line}\n" for line in value) if isinstance(value, tuple) else str(value)
+            # The width of a %k is how far the frames are indented; without one they begin the line.
+            indent = " " * int(match["flags"] or 0)
+            return "\n" + "".join(f"{indent}{line}\n" for line in value) if isinstance(value, tuple) else str(value)
         if isinstance(value, int) and match["kind"] in "uxXp":
             value &= _MASK
         kind = "s" if isinstance(value, str) else {"i": "d", "u": "d", "p": "x"}.get(match["kind"], match["kind"])

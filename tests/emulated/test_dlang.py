@@ -124,7 +124,7 @@ def test_members_become_copies_that_the_kernel_makes() -> None:
 
 def test_formats() -> None:
     assert render("%d %x|%s|%5d %@d %%\n", [-1, -1, "text", 7], 9) == "-1 ffffffffffffffff|text|    7 9 %\n"
-    assert render("%k", [("vmm.ko`a+0x1", "kernel`b")], 0) == f"\n{'':14}vmm.ko`a+0x1\n{'':14}kernel`b\n"
+    assert render("%14k", [("vmm.ko`a+0x1", "kernel`b")], 0) == f"\n{'':14}vmm.ko`a+0x1\n{'':14}kernel`b\n"
 
 
 def test_aggregations_that_nobody_printed_are_shown_as_dtrace_does() -> None:
