@@ -14,8 +14,8 @@ from suites.guestlib import expect_steps, steps_of
 STACK_SELECTORS = {0: 0x10, 3: 0x2B}
 #: The vector whose handler leaves no record.
 SILENT_VECTOR = 0x81
-#: A count that lets the local APIC's timer end a HLT soon.
-TIMER_COUNT = 5000
+#: A count that lets the local APIC's timer end a HLT soon; much less, and ticks leave the guest no time.
+TIMER_COUNT = 50000
 #: RFLAGS bits that SYSCALL clears here: TF, IF, DF, IOPL, NT and AC, as kernels do.
 SYSCALL_MASK = 0x47700
 

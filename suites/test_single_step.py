@@ -12,7 +12,7 @@ from suites.guestlib import BUSY, STEP_TAIL, expect_debug_registers, expect_step
 from suites.vocabulary import DISTINCT
 
 #: Registers of the local APIC, and a count that lets its timer end a HLT soon.
-LAPIC_VERSION, LAPIC_EOI, TIMER_COUNT = 0xFEE0_0030, 0xFEE0_00B0, 5000
+LAPIC_VERSION, LAPIC_EOI, TIMER_COUNT = 0xFEE0_0030, 0xFEE0_00B0, 50000
 
 @case(
     "STP-01",
