@@ -13,14 +13,15 @@ from harness.subjects import HostDebugState, Subject
 from suites.guestlib import BUSY, expect_debug_registers
 from suites.vocabulary import DISTINCT, REGISTERS
 
-#: What the host plants: other values than any guest here uses, DR7 armed on an address that nothing touches.
+#: What the host plants: other values than any guest here uses, DR7 armed, locally and globally, on
+#: addresses that nothing touches.
 PLANTED = HostDebugState(
     dr0=0xFFFF_8000_1111_0008,
     dr1=0xFFFF_8000_2222_0010,
     dr2=0xFFFF_8000_3333_0018,
     dr3=0xFFFF_8000_4444_0020,
     dr6=DR6_INACTIVE | 0x6,
-    dr7=dr7(0, "write", 8, "G"),
+    dr7=dr7(0, "write", 8, "G") | dr7(2, "write", 4, "L") | dr7(3, "readwrite", 2, "LG"),
 )
 #: The same for a thread: ptrace(2) refuses to arm an address of the kernel's half, so this one is in the first page,
 #: which is never mapped.

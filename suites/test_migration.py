@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from harness.cases import Stress, axis, case
 from harness.expect import expect_equal, expect_exceptions, expect_register, expect_that, expect_trap
 from harness.guest import Handle, Program
-from harness.guest.registers import DR6_INACTIVE, dr7
+from harness.guest.registers import DR6_BD, DR6_BS, DR6_CAUSES, DR6_INACTIVE, dr7
 from harness.subjects import HostDebugState, Subject
 from suites.guestlib import BUSY, expect_debug_registers, force
 from suites.vocabulary import DISTINCT, GUEST_EXITS, REGISTERS
@@ -52,7 +52,7 @@ def test_armed_across_one_exit_of_each_kind(subject: Subject, exit_kind: str, re
 )
 @axis("register", REGISTERS, prefix="dr")
 def test_armed_across_migration(subject: Subject, register: int) -> None:
-    moves = (1, 0, 1, 0)
+    moves, causes = (1, 0, 1, 0), (DR6_BS, DR6_BD)
     program = Program("across CPUs")
     watched = program.watched()
     addresses = list(DISTINCT)
@@ -62,15 +62,20 @@ def test_armed_across_migration(subject: Subject, register: int) -> None:
     program.set_dr(7, dr7(register, "write", 8, "L"))
     stores = []
     for phase in range(1, len(moves) + 1):
+        # Sticky causes of another kind go with the vCPU: BS and BD, as the store itself reports a breakpoint.
+        program.set_dr(6, DR6_INACTIVE | causes[phase % 2])
         program.sync(phase)
-        stores.append((program.store(watched), program.snapshot()))
+        moved = program.snapshot()
+        program.set_dr(6, DR6_INACTIVE)
+        stores.append((moved, program.store(watched), program.snapshot()))
     with subject.start(program, pin=0) as guest:
         for phase, cpu in enumerate(moves, start=1):
             guest.wait_phase(phase)
             guest.pin(cpu)
             guest.go()
         result = guest.finish()
-    for store, after in stores:
+    for phase, (moved, store, after) in enumerate(stores, start=1):
+        expect_register("dr6 on the next CPU", result.snapshot(moved).dr6, causes[phase % 2], mask=DR6_CAUSES)
         hits = result.exceptions_of(store)
         expect_exceptions("the store on the next CPU", hits, "#DB")
         expect_trap(hits[0], dr=register)

@@ -162,7 +162,9 @@ class Loop:
         try:
             session = runner.session(self._alias)
             assert isinstance(session, SshSession)
-            session.renew([task.defect.id] if task.defect is not None else [], patience=self._patience)
+            # Without a defect a guest has all the time that its case gives it: a loaded machine must accuse nobody.
+            patience = self._patience if task.defect is not None else 1.0
+            session.renew([task.defect.id] if task.defect is not None else [], patience=patience)
         except VmmcheckError as error:
             return Failed(f"The host could not be made ready for {task.name}: {error.message}", result())
         for item in items:
