@@ -74,7 +74,7 @@ def test_the_latest_answers_stand_beside_their_rules(runs: Path, tmp_path: Path)
     assert fixed["verdict"] == "XFAIL"
     assert fixed["never_run"] == fixed["cells"] - 1
     assert data["gaps"]["EMULATOR-DR7-RTM"]["columns"]["bareamd"] == {"XFAIL": 1}
-    assert data["gaps"]["EMULATOR-DR7-RTM"]["columns"]["bareintel"] == {"never run": 1}
+    assert set(data["gaps"]["EMULATOR-DR7-RTM"]["columns"]["bareintel"]) == {"never run"}
     assert data["cases"]["VCB-01"]["columns"]["bareintel"]["reason"].startswith("not applicable to intel")
     assert "RST-02" in data["rules"]["SDM3 9.1.1"]
     assert "SDM3 9.1.1" not in holes(data, "rule without a passing case")
