@@ -83,7 +83,7 @@ def test_a_git_ref_is_what_is_built(tmp_path: Path, source: Path) -> None:
 def test_a_build_that_fails_says_what_it_said(tmp_path: Path, source: Path) -> None:
     with pytest.raises(ConfigError, match=r"The build of the module failed: status 3: no such header"):
         build(builder(source, "echo no such header; : {source} {output}; exit 3"), tmp_path / "work")
-    with pytest.raises(ConfigError, match="wrote no 'vmm.ko'"):
+    with pytest.raises(ConfigError, match=r"wrote no 'vmm.ko'"):
         build(builder(source, ": {source} {output}"), tmp_path / "work")
 
 
