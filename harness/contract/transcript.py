@@ -8,7 +8,8 @@ from pathlib import Path
 
 _PARTS = ("COMMAND", "STDOUT", "STDERR")
 _HEX = re.compile(r"\b0x[0-9a-f]+\b|\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{6,}\b")
-_NUMBER = re.compile(r"(?<![\w.-])-?\d+(?![\w.-])")
+#: Not an exit status (``rc=1``) nor the number of a vCPU (``dr0[0]``), which are the same everywhere.
+_NUMBER = re.compile(r"(?<![\w.\[=-])-?\d+(?![\w.-])")
 
 
 @dataclass(frozen=True, slots=True)
