@@ -55,11 +55,12 @@ struct group_defect {
 };
 
 /*
- * Groups whose missing mark a guest can see. The permission maps and nested paging never change after the first
- * run, and a stale ASID shows in no register: there is nothing to seed for those three.
+ * Groups whose missing mark shows. The permission maps and nested paging never change after the first run: there is
+ * nothing to seed for those two. A stale ASID shows in no register, but to a probe on the entry.
  */
 static const struct group_defect group_defects[] = {
 	{ DEFECT_SVM_CLEAN_I, VMCB_CACHE_I },
+	{ DEFECT_SVM_CLEAN_ASID, VMCB_CACHE_ASID },
 	{ DEFECT_SVM_CLEAN_TPR, VMCB_CACHE_TPR },
 	{ DEFECT_SVM_CLEAN_CR, VMCB_CACHE_CR },
 	{ DEFECT_SVM_CLEAN_DR, VMCB_CACHE_DR },
