@@ -79,9 +79,11 @@ def test_full_runs_every_cell_on_both(tmp_path: Path) -> None:
     )  # fmt: skip
     row = data["defects"][0]
     assert row["state"] == "caught", done.stderr
-    assert row["cells"] == {"planned": 3, "ran": 3}
-    assert data["clean_cells"] == {"amd PASS": 3}
-    assert data["cases_nothing_made_fail"] == [["REG-03", "amd"]]
+    assert row["cells"]["ran"] == row["cells"]["planned"] >= 3
+    assert list(data["clean_cells"]) == ["amd PASS"]
+    assert data["clean_cells"]["amd PASS"] >= row["cells"]["ran"]
+    assert ["REG-03", "amd"] in data["cases_nothing_made_fail"]
+    assert ["ISO-06", "amd"] not in data["cases_nothing_made_fail"]
     assert done.returncode == 0
 
 
