@@ -16,7 +16,7 @@ from suites.vocabulary import DISTINCT, REGISTERS
 #: The function that enters a guest.
 SWITCH = {"intel": "vmx_enter_guest", "amd": "svm_launch"}
 #: VM exits of a run: what an emulator does in a second, and what a processor does in one.
-EXITS = {True: 2_000, False: 1_000_000}
+EXITS = {True: 500, False: 1_000_000}
 #: How often probes go on and off: each time costs an emulator what a processor does in a thousandth of that.
 TOGGLES = {True: 5, False: 100}
 #: Seconds for guests that run as long as that takes.
