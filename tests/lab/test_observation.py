@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from harness.errors import HostUnready, SshLost
@@ -52,7 +54,9 @@ def test_a_module_comes_back_as_it_was(lab: EmulatedLab) -> None:
     session.close()
 
 
-def test_a_lost_link_ends_what_it_observed(lab: EmulatedLab) -> None:
+def test_a_lost_link_ends_what_it_observed(start_host: Callable[[str], EmulatedLab]) -> None:
+    # A host of its own: the run that lost its link keeps the lease.
+    lab = start_host("amd")
     session = lab.session()
     session.open()
     subject = session.begin(NullRecorder())
