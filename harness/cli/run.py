@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @click.option("--hosts", default="", metavar="EXPR", help="Only hosts for which this holds: 'vendor == amd'.")
 @click.option("--case", multiple=True, metavar="GLOB", help="Only cases such as DAT-01 or 'DAT-*' (repeatable).")
 @click.option("--priority", type=int, default=0, metavar="N", help="Only cases of priority 1 to N.")
+@click.option("--sample", type=click.IntRange(0), default=0, metavar="N", help="Only N variants of every test.")
+@click.option("--sample-seed", type=int, default=1, show_default=True, help="Which variants --sample draws.")
 @click.option("--run-dir", default="runs", show_default=True, help="Where run folders are made.")
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def run(
@@ -26,6 +28,8 @@ def run(
     hosts: str,
     case: tuple[str, ...],
     priority: int,
+    sample: int,
+    sample_seed: int,
     run_dir: str,
     pytest_args: tuple[str, ...],
 ) -> None:
@@ -40,6 +44,7 @@ def run(
     """
     words = [f"--lab={lab.resolve()}", f"--run-dir={Path(run_dir).resolve()}", f"--priority={priority}"]
     words += [f"--host={alias}" for alias in host] + [f"--case={pattern}" for pattern in case]
+    words += [f"--sample={sample}", f"--sample-seed={sample_seed}"] if sample else []
     words += [f"--hosts={hosts}"] if hosts else []
     has_target = any(word.startswith("suites") for word in pytest_args)
     os.chdir(ROOT)

@@ -6,7 +6,7 @@ import pytest
 
 from harness.catalogue import expectations
 from harness.errors import VmmcheckError
-from harness.plugin import stress
+from harness.plugin import sampling, stress
 from harness.plugin.collection import apply_metadata, parametrize_subject
 from harness.plugin.controller import Controller
 from harness.plugin.items import ItemRunner
@@ -16,6 +16,7 @@ from harness.plugin.options import LAB, LabConfig, add_options, read_lab
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
     stress.add_options(parser)
+    sampling.add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -25,6 +26,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if lab is None or hasattr(config, "workerinput"):
         return
     _read_predictions(config)
+    sampling.check_options(config)
     option = config.option
     if option.usepdb or len(lab.hosts) == 1 or lab.replay is not None:
         if option.usepdb and len(lab.hosts) > 1:

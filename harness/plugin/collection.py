@@ -12,6 +12,7 @@ from harness.catalogue import expectations
 from harness.inventory import FreebsdMachine, Host, VirtualHost
 from harness.lab import platform_of
 from harness.plugin.options import LabConfig
+from harness.plugin.sampling import sampled
 from harness.results import CellPlan
 from harness.subjects import Platform
 
@@ -52,18 +53,26 @@ def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConf
     priority: int = config.option.priority
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
+    reasons: dict[pytest.Function, str] = {}
+    for item in items:
+        metadata = case_of(item)
+        if metadata is None or not isinstance(item, pytest.Function):
+            continue
+        chosen = not wanted or any(fnmatch.fnmatchcase(metadata.id, pattern) for pattern in wanted)
+        if chosen and not (priority and metadata.priority > priority):
+            reasons[item] = why_not(item, metadata, platforms[_alias_of(item)])
+    drawn = set(sampled(config, [*reasons], _alias_of, lambda item: not reasons[item]))
     for item in items:
         metadata = case_of(item)
         if metadata is None or not isinstance(item, pytest.Function):
             kept.append(item)
             continue
-        chosen = not wanted or any(fnmatch.fnmatchcase(metadata.id, pattern) for pattern in wanted)
-        if not chosen or (priority and metadata.priority > priority):
+        if item not in drawn:
             dropped.append(item)
             continue
         kept.append(item)
         platform = platforms[_alias_of(item)]
-        reason = why_not(item, metadata, platform)
+        reason = reasons[item]
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
         stressed = "stress" in item.fixturenames

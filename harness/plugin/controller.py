@@ -21,6 +21,7 @@ from harness.plugin.collection import PLAN
 from harness.plugin.items import ItemRunner
 from harness.plugin.options import LAB, worker_input
 from harness.plugin.progress import Progress, summarize
+from harness.plugin.sampling import told
 from harness.plugin.scheduler import HostScheduler
 from harness.report import write_reports
 from harness.results import Cell, CellPlan, CellRecorder, Outcome, Run, judge
@@ -75,6 +76,7 @@ class Controller:
                 lab=lab.name,
                 arguments=list(self._config.invocation_params.args),
                 hosts={alias: dump_host(host) for alias, host in lab.hosts.items()},
+                selection=told(self._config),
             )
             reach = self._launcher.start(lab.hosts, self.run.folder) if lab.replay is None else {}
         except VmmcheckError as error:
@@ -248,4 +250,4 @@ class Controller:
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._run is not None:
-            summarize(self.run, terminalreporter)
+            summarize(self.run, terminalreporter, told(self._config))

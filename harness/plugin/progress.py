@@ -99,8 +99,8 @@ class Progress:
         return f"\x1b[{_COLOR[verdict]}m{text}\x1b[0m" if self._color else text
 
 
-def summarize(run: Run, reporter: Any) -> None:
-    """The closing summary: what needs somebody, why, and how to see the evidence."""
+def summarize(run: Run, reporter: Any, selection: str = "") -> None:
+    """The closing summary: what needs somebody, why, and where its evidence is; ``selection``: what a sample drew."""
     groups: dict[tuple[Verdict, str], list[Cell]] = defaultdict(list)
     for cell in run.ordered():
         if cell.verdict not in (Verdict.PASS, Verdict.SKIP):
@@ -123,6 +123,8 @@ def summarize(run: Run, reporter: Any) -> None:
         reporter.write_line(f"SKIP ({count}) {reason}")
     answered = sum(not cell.verdict.is_unanswered for cell in run.cells.values())
     totals = ", ".join(f"{count} {verdict}" for verdict in Verdict if (count := run.totals()[verdict]))
+    if selection:
+        reporter.write_line(f"{selection}; all other variants were not selected and have no cell")
     reporter.write_line(f"{answered} of {len(run.plan)} cells answered: {totals}")
     reporter.write_line(f"report: {run.folder / 'report.html'}")
 

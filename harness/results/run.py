@@ -43,8 +43,11 @@ class Run:
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, parent: Path, *, lab: str, arguments: list[str], hosts: dict[str, Any]) -> Run:
-        """Make a new run folder below ``parent``; raises :class:`ConfigError` when that cannot be written."""
+    def create(cls, parent: Path, *, lab: str, arguments: list[str], hosts: dict[str, Any], selection: str = "") -> Run:
+        """Make a new run folder below ``parent``; ``selection`` says which variants were left out by a sample.
+
+        Raises :class:`ConfigError` when the folder cannot be written.
+        """
         name = time.strftime("%Y%m%d-%H%M%S") + "-" + secrets.token_hex(2)
         folder = parent / name
         try:
@@ -56,6 +59,7 @@ class Run:
             "run": name,
             "lab": lab,
             "arguments": [clean(word) for word in arguments],
+            **({"selection": selection} if selection else {}),
             "hosts": hosts,
             "started": time.time(),
             "controller": {
@@ -117,6 +121,7 @@ class Run:
                 "schema": SCHEMA,
                 "run": self.recipe["run"],
                 "lab": self.recipe["lab"],
+                **({"selection": self.recipe["selection"]} if "selection" in self.recipe else {}),
                 "exit_code": exit_code,
                 "planned": len(self.plan),
                 "totals": totals,
