@@ -32,7 +32,8 @@ class Expected:
 
     ``id`` names it (a gap ``G-..`` of the case list, or a weakness of the emulator), ``kinds`` are kinds of hosts
     in the inventory, ``vendors`` CPU vendors; empty selectors match everything. ``variant`` limits it to cells
-    whose parameters contain every one of these ids, ``test`` to functions of that name (a glob).
+    whose parameters contain every one of these ids, ``test`` to functions of that name (a glob). ``not_kinds`` are the
+    kinds of hosts that ``kinds`` would include, but whose processor does not do what the prediction is about.
     """
 
     id: str
@@ -42,11 +43,13 @@ class Expected:
     vendors: tuple[str, ...] = ()
     variant: tuple[str, ...] = ()
     test: str = ""
+    not_kinds: tuple[str, ...] = ()
 
     def matches(self, kind: str, vendor: str, variant: Iterable[str], test: str = "") -> bool:
         """Whether the prediction speaks of this cell; ``test`` is the name of its function."""
         return (
             (not self.kinds or kind in self.kinds or (kind in FREEBSD_KINDS and "freebsd" in self.kinds))
+            and kind not in self.not_kinds
             and (not self.vendors or vendor in self.vendors)
             and set(self.variant) <= set(variant)
             and (not self.test or fnmatchcase(test, self.test))

@@ -65,6 +65,7 @@ class Shows:
     vendors: tuple[str, ...] = ()
     variant: tuple[str, ...] = ()
     test: str = ""
+    not_kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class Gap:
         """(case, expectation) for each place where it must show."""
         for where in self.shows:
             yield where.case, Expected(
-                self.id, where.code, self.reason, where.kinds, where.vendors, where.variant, where.test
+                self.id, where.code, self.reason, where.kinds, where.vendors, where.variant, where.test,
+                where.not_kinds,
             )
 
 
@@ -168,6 +170,7 @@ _GAP_TYPES: Mapping[str, type] = {
 }  # fmt: skip
 _SHOWS_TYPES: Mapping[str, type] = {
     "case": str, "code": str, "evidence": str, "kinds": list, "vendors": list, "variant": list, "test": str,
+    "not_kinds": list,
 }  # fmt: skip
 _SHOWS_NEEDED = ("case", "code", "evidence")
 
@@ -224,5 +227,5 @@ def _wrong_gap(table: Mapping[str, Any], known: set[str]) -> Iterator[str]:
         yield from _outside("cases", [where["case"]], table["cases"])
         yield from _outside("codes", [where["code"]], sorted(codes))
         yield from _outside("evidence", [where["evidence"]], ("measured", "predicted"))
-        yield from _outside("kinds of hosts", where.get("kinds", ()), KINDS)
+        yield from _outside("kinds of hosts", (*where.get("kinds", ()), *where.get("not_kinds", ())), KINDS)
         yield from _outside("vendors", where.get("vendors", ()), table["vendors"])

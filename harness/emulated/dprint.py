@@ -22,8 +22,8 @@ def render(form: str, values: Sequence[Value], aggregated: int) -> str:
             return "%"
         value: Value = aggregated if match["agg"] else left.pop(0) if left else ""
         if match["kind"] == "k":
-            # The width of a %k is how far the frames are indented; without one they begin the line.
-            indent = " " * int(match["flags"] or 0)
+            # Only a left-aligned %k has a width: how far the frames are indented. Otherwise they begin the line.
+            indent = " " * int(match["flags"][1:] or 0) if match["flags"].startswith("-") else ""
             return "\n" + "".join(f"{indent}{line}\n" for line in value) if isinstance(value, tuple) else str(value)
         if isinstance(value, int) and match["kind"] in "uxXp":
             value &= _MASK

@@ -74,6 +74,6 @@ END
 	printa("first %x %@d\n", @first);
 	printa("debugctl %x %@d\n", @debugctl);
 	printa("moved %x %@d\n", @moved);
-	printa("stack %s %@d%8k", @stacks);
+	printa("stack %s %@d%-8k", @stacks);
 	printf("complete\n");
 }

@@ -52,6 +52,6 @@ END
 	printa("context %x %@d\n", @contexts);
 	printa("saved %x %x %x %x %x %x %x %@d\n", @saved);
 	printa("site %x %@d\n", @sites);
-	printa("stack %s %@d%8k", @stacks);
+	printa("stack %s %@d%-8k", @stacks);
 	printf("complete\n");
 }

@@ -124,7 +124,9 @@ def test_members_become_copies_that_the_kernel_makes() -> None:
 
 def test_formats() -> None:
     assert render("%d %x|%s|%5d %@d %%\n", [-1, -1, "text", 7], 9) == "-1 ffffffffffffffff|text|    7 9 %\n"
-    assert render("%14k", [("vmm.ko`a+0x1", "kernel`b")], 0) == f"\n{'':14}vmm.ko`a+0x1\n{'':14}kernel`b\n"
+    assert render("%-14k", [("vmm.ko`a+0x1", "kernel`b")], 0) == f"\n{'':14}vmm.ko`a+0x1\n{'':14}kernel`b\n"
+    # FreeBSD 13.2 looks at the width of a stack only where it is left-aligned.
+    assert render("%14k", [("vmm.ko`a+0x1", "kernel`b")], 0) == "\nvmm.ko`a+0x1\nkernel`b\n"
 
 
 def test_aggregations_that_nobody_printed_are_shown_as_dtrace_does() -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,13 @@ def test_the_listing_is_json_and_nothing_else() -> None:
         "needs capability 'migration', which a host of kind 'bare' does not offer"
     ]
     assert by_id["VCB-01"]["columns"]["emuintel"]["reasons"] == ["not applicable to intel: the rule speaks of amd"]
+
+
+def test_a_prediction_can_leave_out_a_kind_that_its_kinds_include() -> None:
+    everywhere = Expected("G-99", "PRODUCT-HIT-MISMATCH", "predicted", kinds=("freebsd",))
+    assert everywhere.matches("freebsd", "amd", ())
+    assert everywhere.matches("bochs", "amd", ())
+    hardware = replace(everywhere, not_kinds=("bochs",))
+    assert hardware.matches("freebsd", "amd", ())
+    assert hardware.matches("qemu", "amd", ())
+    assert not hardware.matches("bochs", "amd", ())
