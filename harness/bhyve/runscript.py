@@ -34,6 +34,8 @@ class HostView:
     module_sha256: str
     machines: tuple[str, ...]
     messages: tuple[str, ...]
+    #: The end of the kernel's message buffer, whoever it belongs to.
+    tail: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +113,15 @@ class RunScript:
         return Finished(code, output.decode("utf-8", "replace"), self._view(pieces))
 
     def _record(self, done: CommandResult, pieces: dict[str, tuple[bytes, int]], recorder: Recorder) -> None:
+        times = self._framed.times(done.stderr, done.err_times)
         for name, (output, code) in pieces.items():
-            out, err, took = output, b"", 0.0
+            out, err = output, b""
             if name == "bhyve":
-                out, err, took = done.stdout, output, done.seconds
+                out, err = done.stdout, output
             elif name == "messages":
                 out = "".join(f"{line}\n" for line in since(output.decode("utf-8", "replace"), self._mark)).encode()
-            recorder.add_command(self._commands[name], code, out, err, done.started, took)
+            began, took = times.get(name, (0.0, done.seconds))
+            recorder.add_command(self._commands[name], code, out, err, done.started + began, took)
 
     def _check_upload(self, output: bytes, status: int) -> None:
         text = output.decode("utf-8", "replace").strip()
@@ -135,4 +139,5 @@ class RunScript:
             module_sha256=text["hash"].strip() if pieces["hash"][1] == 0 else "",
             machines=tuple(text["machines"].split()) if pieces["machines"][1] == 0 else (),
             messages=tuple(since(text["messages"], self._mark)),
+            tail=tuple(text["messages"].splitlines()),
         )

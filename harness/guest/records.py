@@ -150,6 +150,11 @@ class Result:
     records: tuple[Record, ...]
     raw: bytes
 
+    def lines(self) -> tuple[str, ...]:
+        """The line of the console behind each record; none when others are among them, as then nobody can tell."""
+        found = [match[0].decode().rstrip() for match in _LINE.finditer(self.raw) if match[4]]
+        return tuple(found) if len(found) == len(self.records) else ()
+
     @property
     def reset(self) -> DebugRegisters:
         """What the boot processor's first instruction saw (32 bits of each register: real mode)."""

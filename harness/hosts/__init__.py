@@ -9,7 +9,7 @@ from harness.hosts.facts import (
     require_ready,
 )
 from harness.hosts.host import Boot, Host
-from harness.hosts.messages import complaints, hardware_trouble
+from harness.hosts.messages import MessageLog, Messages, complaints, hardware_trouble
 from harness.hosts.modules import LoadedFile, Modules
 from harness.hosts.observation import Observation
 from harness.hosts.tracing import ProbeRow
@@ -21,6 +21,8 @@ __all__ = [
     "Facts",
     "Host",
     "LoadedFile",
+    "MessageLog",
+    "Messages",
     "Modules",
     "Observation",
     "ProbeRow",

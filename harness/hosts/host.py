@@ -115,7 +115,7 @@ class Host:
         framed = Framed(commands)
         script = framed.script()
         whole = self.transport.run(script, deadline=Deadline.after(seconds * self.patience), record=False)
-        answers = framed.parse(whole.stdout, whole.started, whole.seconds)
+        answers = framed.parse(whole.stdout, whole.started, whole.seconds, whole.out_times)
         for one in answers.values():
             self.transport.recorder.add_command(one.command, one.status, one.stdout, b"", one.started, one.seconds)
         framed.require(answers, script)

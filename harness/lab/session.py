@@ -18,6 +18,8 @@ class HostSession(Protocol):
     """What the plugin does with a host."""
 
     platform: Platform
+    #: What is known of the host on its present boot, once it was opened.
+    facts: dict[str, Any]
 
     def open(self) -> dict[str, Any]:
         """Connect, look, provision; facts for the report. Raises what the host makes of it."""
@@ -40,10 +42,11 @@ class BareSession:
 
     def __init__(self, alias: str, host: BareHost) -> None:
         self.platform = platform_of(alias, host)
+        self.facts: dict[str, Any] = {"heading": self.platform.heading}
         self._subject = BareSubject(alias, host.vendor, NullRecorder())
 
     def open(self) -> dict[str, Any]:
-        return {"heading": self.platform.heading}
+        return self.facts
 
     def begin(self, recorder: Recorder) -> Subject:
         self._subject.recorder = recorder

@@ -14,21 +14,20 @@ from harness.errors import (
     CommandTimeout,
     GuestHang,
     GuestSilent,
-    HardwareTrouble,
     HostHang,
     HostLost,
     HostPanic,
     HostResetUnexplained,
     HostUnready,
     InfraError,
-    KernelMessage,
     LeaseLost,
     SshLost,
     SshUnreachable,
     VmmcheckError,
 )
-from harness.hosts import Boot, Host, complaints, hardware_trouble
+from harness.hosts import Boot, Host, Messages
 from harness.hosts.host import BOOT_COMMAND, parse_boot
+from harness.hosts.messages import DELTA, TAIL_COMMAND, judge_messages
 from harness.hosts.modules import hash_command, parse_kldstat
 from harness.inventory import BochsHost, EmulatedHost, FreebsdHost, QemuHost
 from harness.lab.console import new_text, panic_text
@@ -89,6 +88,7 @@ class SshSession:
         self._channels = 0
         self._items = 0
         self._closed = False
+        self.facts: dict[str, Any] = {}
         self._lost: VmmcheckError | None = None
         self._climbs = MAX_CLIMBS_EMULATED if self.platform.emulated else MAX_CLIMBS
         self._max_climbs = self._climbs
@@ -106,8 +106,12 @@ class SshSession:
             self._ladder.note(Rung.LOOK, broke_lease_of=broken)
         self._crash.remember(host)
         prepared = self._prepare(host)
+        return self._tell(prepared, broken)
+
+    def _tell(self, prepared: Prepared, broken: str = "") -> dict[str, Any]:
         more = {"boot_id": str(self._boot), "defects": self._defects, "broke_lease_of": broken}
-        return facts_for_report(self.platform, prepared, more)
+        self.facts = facts_for_report(self.platform, prepared, more)
+        return self.facts
 
     def _first_connection(self, deadline: Deadline) -> Host:
         """A host may be about to come up; whoever refuses us or is another one is told at once."""
@@ -173,6 +177,7 @@ class SshSession:
             raise SshLost(f"The session with '{self.platform.alias}' was never opened.")
         self._lease.renew(self._boot)
         self._recorder = host.transport.recorder = subject.recorder = recorder
+        subject.messages.begin()
         self._items += 1
         return subject
 
@@ -186,7 +191,11 @@ class SshSession:
             # Something was done behind the last guest, or another guest still lived then: look now.
             view = self._look(host)
         host.transport.recorder = self._recorder = NullRecorder()
-        self._judge(view, recorder)
+        messages = subject.messages.item if subject is not None else Messages()
+        delta = messages.as_delta()
+        if delta:
+            recorder.add_file(DELTA, delta)
+        self._judge(view, messages)
 
     def _look(self, host: Host) -> HostView:
         answers = host.ask(
@@ -195,8 +204,12 @@ class SshSession:
                 "module": "kldstat -v -n vmm.ko",
                 "hash": hash_command(host.module),
                 "machines": "ls /dev/vmm 2>/dev/null",
+                "messages": TAIL_COMMAND,
             }
         )
+        tail = tuple(answers["messages"].text.splitlines())
+        if self._subject is not None:
+            self._subject.messages.take(tail)
         files = parse_kldstat(answers["module"].text)
         return HostView(
             boot=parse_boot(answers["boot"].text),
@@ -204,6 +217,7 @@ class SshSession:
             module_sha256=answers["hash"].text,
             machines=tuple(answers["machines"].text.split()) if answers["machines"].status == 0 else (),
             messages=(),
+            tail=tail,
         )
 
     def _follow_reload(self) -> None:
@@ -213,7 +227,7 @@ class SshSession:
             self._prepared = replace(self._prepared, module=host.reloaded)
         host.reloaded = None
 
-    def _judge(self, view: HostView, recorder: Recorder) -> None:
+    def _judge(self, view: HostView, messages: Messages) -> None:
         self._follow_reload()
         name, prepared = self.platform.alias, self._prepared
         if not view.boot.same_as(self._boot):
@@ -232,13 +246,7 @@ class SshSession:
             )
         if view.machines:
             raise InfraError(f"Virtual machines were left over on '{name}': {' '.join(view.machines)}.")
-        if view.messages:
-            recorder.add_file("dmesg-delta.txt", "".join(f"{line}\n" for line in view.messages).encode())
-        trouble, said = hardware_trouble(list(view.messages)), complaints(list(view.messages))
-        if trouble:
-            raise HardwareTrouble(f"The machine '{name}' reported: {trouble[0]}")
-        if said:
-            raise KernelMessage(f"The kernel of '{name}' complained while the item ran: {said[0]}")
+        judge_messages(name, messages.lines)
 
     # --- when something went wrong -------------------------------------------------------------------------------
 
@@ -303,7 +311,7 @@ class SshSession:
         self._boot = boot
         if self._lease is not None:
             self._lease.move_to(host, boot)
-        self._prepare(host)
+        self._tell(self._prepare(host))
 
     def _tidy(self) -> None:
         """The same boot: remove what the item left; what cannot be removed takes a reboot."""

@@ -59,6 +59,7 @@ def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConf
         if metadata is None or not isinstance(item, pytest.Function):
             continue
         chosen = not wanted or any(fnmatch.fnmatchcase(metadata.id, pattern) for pattern in wanted)
+        chosen = chosen and (lab.replay is None or item.nodeid in lab.replayed)
         if chosen and not (priority and metadata.priority > priority):
             reasons[item] = why_not(item, metadata, platforms[_alias_of(item)])
     drawn = set(sampled(config, [*reasons], _alias_of, lambda item: not reasons[item]))

@@ -77,6 +77,7 @@ class Controller:
                 arguments=list(self._config.invocation_params.args),
                 hosts={alias: dump_host(host) for alias, host in lab.hosts.items()},
                 selection=told(self._config),
+                chance={"seed": option.seed, "stress": option.stress},
             )
             reach = self._launcher.start(lab.hosts, self.run.folder) if lab.replay is None else {}
         except VmmcheckError as error:

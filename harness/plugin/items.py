@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Generator, Mapping
@@ -35,6 +36,7 @@ class ItemRunner:
         self._config = config
         self._sessions: dict[str, HostSession] = {}
         self._broken: dict[str, Exception] = {}
+        self._kept: dict[str, tuple[bytes, dict[str, str]]] = {}
         self.facts: dict[str, dict[str, Any]] = {}
 
     @pytest.fixture
@@ -118,6 +120,7 @@ class ItemRunner:
                 session = self._open(alias, host, reach)
                 self._sessions[alias] = session
                 self.facts[alias] = session.open()
+                self._keep_facts(alias, session)
             except VmmcheckError as error:
                 self._broken[alias] = error
                 raise
@@ -147,6 +150,21 @@ class ItemRunner:
             explained.__cause__ = error
             call.excinfo = pytest.ExceptionInfo.from_exception(explained.with_traceback(error.__traceback__))
 
+    def _keep_facts(self, alias: str, session: HostSession) -> dict[str, str]:
+        """Where the facts of a host are kept for all of its cells on one boot: path in the run, and SHA-256."""
+        data = (json.dumps(session.facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        if self._lab.run_dir is None:
+            return {}
+        known = self._kept.get(alias)
+        if known is None or known[0] != data:
+            sum = hashlib.sha256(data).hexdigest()
+            path = f"hosts/{alias}/facts-{sum[:8]}.json"
+            target = self._lab.run_dir / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+            known = self._kept[alias] = (data, {"file": path, "sha256": sum})
+        return known[1]
+
     def _finish(self, item: pytest.Item, outcomes: list[Outcome]) -> dict[str, Any]:
         plan, started = item.stash[PLAN], item.stash[_STARTED]
         recorder = item.stash.get(_RECORDER, None)
@@ -154,7 +172,9 @@ class ItemRunner:
         cell = judge(plan, outcomes, started=started, duration=time.time() - started, evidence=evidence)
         data = cell.as_dict()
         if recorder is not None and cell.verdict is not Verdict.SKIP:
-            recorder.finish({**data, "rule": plan.rule, "references": list(plan.references)})
+            session = self._sessions.get(plan.host)
+            told = self._keep_facts(plan.host, session) if session is not None else {}
+            recorder.finish({**data, "rule": plan.rule, "references": list(plan.references), "host_facts": told})
         else:
             data["evidence"] = ""
         return data

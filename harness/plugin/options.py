@@ -28,6 +28,8 @@ class LabConfig:
     defects: tuple[str, ...] = ()
     #: The finished run whose records are judged again; then no host is reached.
     replay: Path | None = None
+    #: The items of that run which left evidence; no others are run.
+    replayed: frozenset[str] = frozenset()
 
 
 LAB = pytest.StashKey[LabConfig]()
@@ -95,6 +97,8 @@ def _stored_lab(folder: Path, aliases: list[str]) -> LabConfig:
     """The lab that a finished run was made in, as it was told there; raises :class:`ConfigError`."""
     try:
         recipe = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        cells = json.loads((folder / "results.json").read_text(encoding="utf-8"))["cells"]
+        replayed = frozenset(str(cell["nodeid"]) for cell in cells if cell["evidence"])
         adapter: TypeAdapter[Host] = TypeAdapter(Host)
         entries: dict[str, Host] = {
             alias: adapter.validate_json(entry if isinstance(entry, str) else json.dumps(entry))
@@ -102,11 +106,13 @@ def _stored_lab(folder: Path, aliases: list[str]) -> LabConfig:
         }
     except (OSError, ValueError, KeyError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}"
-        raise ConfigError(f"'{folder}' is not the folder of a run: its 'run.json' cannot be read ({reason}).") from None
+        raise ConfigError(
+            f"'{folder}' is not the folder of a finished run: its recipe and results cannot be read ({reason})."
+        ) from None
     hosts = {alias: entry for alias, entry in entries.items() if not aliases or alias in aliases}
     if not hosts:
         raise NoHosts(f"The run '{folder}' has none of the hosts named with --host.")
-    return LabConfig(str(recipe["lab"]), hosts, None, {}, replay=folder.resolve())
+    return LabConfig(str(recipe["lab"]), hosts, None, {}, replay=folder.resolve(), replayed=replayed)
 
 
 def worker_input(lab: LabConfig, alias: str, run_dir: Path) -> str:

@@ -70,12 +70,8 @@ class CellRecorder:
             self._path("registers.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
             judged.unlink()
         self._path("verdict.json").write_text(json.dumps(verdict, indent=1) + "\n", encoding="utf-8")
-        sums = {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(self.folder.iterdir())
-            if path.name != "manifest.json"
-        }
-        self._path("manifest.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+        sums = {path.name: _hash(path) for path in sorted(self.folder.iterdir()) if path.name != "manifest.json"}
+        self._path("manifest.json").write_text(_manifest(sums), encoding="utf-8")
 
     def _path(self, name: str) -> Path:
         if not self._made:
@@ -93,10 +89,34 @@ def _text(data: bytes) -> str:
 
 
 def verify_manifest(folder: Path) -> list[str]:
-    """Names of files in a cell's folder that are missing or differ from its manifest."""
-    sums: dict[str, str] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return [
-        name
-        for name, expected in sums.items()
-        if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected
-    ]
+    """Names of files of a cell that are missing, differ from its manifest, or are not in it.
+
+    The facts of its host, which cells share, count as one of them. Raises ``OSError`` and ``ValueError`` when there is
+    no manifest that could be read.
+    """
+    text = (folder / "manifest.json").read_text(encoding="utf-8")
+    sums = json.loads(text)
+    if not isinstance(sums, dict) or text != _manifest(sums):
+        # Its own checksum is its form: every byte of it means something.
+        raise ValueError("it is not as it was written")
+    wrong = [name for name, expected in sums.items() if _hash(folder / name) != expected]
+    wrong += [path.name for path in sorted(folder.iterdir()) if path.name not in {*sums, "manifest.json"}]
+    return wrong or _wrong_facts(folder)
+
+
+def run_of(folder: Path) -> Path:
+    """The run folder that a cell's folder is in (``RUN/cells/TEST/HOST``)."""
+    return folder.resolve().parents[2]
+
+
+def _wrong_facts(folder: Path) -> list[str]:
+    told = json.loads((folder / "verdict.json").read_text(encoding="utf-8")).get("host_facts")
+    return [told["file"]] if told and _hash(run_of(folder) / told["file"]) != told["sha256"] else []
+
+
+def _manifest(sums: dict[str, str]) -> str:
+    return json.dumps(sums, indent=1) + "\n"
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

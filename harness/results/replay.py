@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,24 @@ from harness.results.evidence import verify_manifest
 from harness.verdicts import Verdict
 
 
+class How(StrEnum):
+    """What could be done with a cell."""
+
+    RECORDS = "judged again"  #: the case ran over the stored records and answers
+    JUDGEMENTS = "not judged again"  #: its stored judgements were held against the stored observations
+    UNANSWERED = "no judgement"  #: it has none: the lab did not let anybody find out
+    DAMAGED = "damaged"
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One cell: ``how`` it was checked (``records``, ``judgements`` or ``damaged``), and what is wrong, if anything."""
+    """One cell: how it was checked, what is wrong, if anything, and why it was not judged again, if it was not."""
 
     host: str
     test: str
-    how: str
+    how: How
     problem: str = ""
+    why: str = ""
 
 
 def check_run(stored: Path, replayed: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[Checked]:
@@ -37,17 +48,25 @@ def _check(stored: Path, cell: Mapping[str, Any], again: Mapping[str, Any] | Non
     try:
         broken = verify_manifest(folder)
     except (OSError, ValueError) as error:
-        return Checked(host, test, "damaged", f"its manifest cannot be read: {error}")
+        return Checked(host, test, How.DAMAGED, f"its manifest cannot be read: {error}")
     if broken:
-        return Checked(host, test, "damaged", f"differs from its manifest: {', '.join(broken)}")
+        return Checked(host, test, How.DAMAGED, f"differs from its manifest: {', '.join(broken)}")
     said = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-    if said["verdict"] != cell["verdict"]:
-        return Checked(host, test, "damaged", f"its evidence says {said['verdict']}, results.json {cell['verdict']}")
+    differing = [name for name in cell if name in said and said[name] != cell[name]]
+    if differing:
+        name = "verdict" if "verdict" in differing else differing[0]
+        problem = f"its evidence says {name} {str(said[name])[:80]}, results.json {str(cell[name])[:80]}"
+        return Checked(host, test, How.DAMAGED, problem)
+    if Verdict(cell["verdict"]).is_unanswered:
+        return Checked(host, test, How.UNANSWERED, "", f"{cell['verdict']} {cell['code']}")
     if again is not None and not Verdict(again["verdict"]).is_unanswered:
         same = (again["raw"], again["code"]) == (cell["raw"], cell["code"])
         problem = f"judged again it is {again['raw']} {again['code']}, was {cell['raw']} {cell['code']}"
-        return Checked(host, test, "records", "" if same else problem.rstrip())
-    return Checked(host, test, "judgements", _judgements(folder, Verdict(cell["raw"])))
+        return Checked(host, test, How.RECORDS, "" if same else problem.rstrip())
+    why = f"{again['verdict']} {again['code']}: {again['message']}" if again is not None else "no suite has it any more"
+    if cell["verdict"] == Verdict.PANIC:
+        why = "a host that went down cannot be asked again"
+    return Checked(host, test, How.JUDGEMENTS, _judgements(folder, Verdict(cell["raw"])), why)
 
 
 def _judgements(folder: Path, raw: Verdict) -> str:

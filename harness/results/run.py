@@ -43,8 +43,10 @@ class Run:
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, parent: Path, *, lab: str, arguments: list[str], hosts: dict[str, Any], selection: str = "") -> Run:
-        """Make a new run folder below ``parent``; ``selection`` says which variants were left out by a sample.
+    def create(cls, parent: Path, *, lab: str, arguments: list[str], hosts: dict[str, Any], selection: str = "",
+               chance: dict[str, int] | None = None) -> Run:  # fmt: skip
+        """Make a new run folder below ``parent``; ``selection`` says which variants were left out by a sample,
+        ``chance`` has seed and scale of the stress cases.
 
         Raises :class:`ConfigError` when the folder cannot be written.
         """
@@ -60,6 +62,7 @@ class Run:
             "lab": lab,
             "arguments": [clean(word) for word in arguments],
             **({"selection": selection} if selection else {}),
+            **(chance or {}),
             "hosts": hosts,
             "started": time.time(),
             "controller": {

@@ -38,7 +38,9 @@ def record_program(recorder: Recorder, rom: Rom) -> None:
 
 def record_result(recorder: Recorder, result: Result) -> None:
     """Evidence of what came back: raw bytes and decoded records side by side."""
-    decoded = [record.as_dict() for record in result.records]
+    decoded: list[dict[str, str | int]] = [record.as_dict() for record in result.records]
+    for entry, line in zip(decoded, result.lines(), strict=False):
+        entry["line"] = line
     recorder.add_file("records.json", json.dumps(decoded, indent=1).encode() + b"\n")
 
 

@@ -32,7 +32,7 @@ from harness.bhyve import (
 from harness.bhyve.runscript import Finished
 from harness.errors import GuestHang, GuestSilent, RecordsDamaged, SshLost, TestDefect, UnexpectedAnswer, VmmcheckError
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
-from harness.hosts import Host, Witness
+from harness.hosts import Host, MessageLog, Witness
 from harness.hosts.state import HostDebugState
 from harness.hosts.witness import parse_state, show_state
 from harness.recording import Recorder
@@ -46,6 +46,20 @@ NAME_PREFIX = "vmmcheck"
 _GO = b"G"
 #: Seconds for removing a VM and looking at the host, on top of the time that a guest has.
 _CLEARING = 20.0
+
+
+def end_of(console: bytes, status: int, stderr: str, rom: Rom, done: int) -> tuple[Result, VmmcheckError | None]:
+    """The records of a guest that has ended, and what was wrong with how bhyve ended (``done`` is its good status).
+
+    Raises :class:`RecordsDamaged`, or what it means that the guest did not come to its end.
+    """
+    exit = interpret(status, stderr, done=done)
+    if not is_finished(console):
+        if exit.ending is Ending.DONE:
+            raise RecordsDamaged("The guest ended in order, but its closing line did not arrive.")
+        raise exit.error(rom.program.name, banner=has_banner(console, rom.nonce))
+    result = decode(console, rom.nonce)
+    return result, None if exit.ending is Ending.DONE else exit.error(rom.program.name, banner=True)
 
 
 class BhyveGuest:
@@ -96,16 +110,12 @@ class BhyveGuest:
         while not is_finished(self._process.stdout) and self._process.read(self._deadline):
             self._check_deadline("end")
         finished = self._wait()
-        console = self._process.stdout
-        exit = interpret(finished.status, finished.stderr, done=self._done)
-        if not is_finished(console):
-            if exit.ending is Ending.DONE:
-                raise RecordsDamaged("The guest ended in order, but its closing line did not arrive.")
-            raise exit.error(self._rom.program.name, banner=has_banner(console, self._rom.nonce))
-        self._result = decode(console, self._rom.nonce)
+        self._result, wrong = end_of(
+            self._process.stdout, finished.status, finished.stderr, self._rom, self._done
+        )  # fmt: skip
         record_result(self._recorder, self._result)
-        if exit.ending is not Ending.DONE:
-            raise exit.error(self._rom.program.name, banner=True)
+        if wrong is not None:
+            raise wrong
         return self._result
 
     def clear(self) -> None:
@@ -238,6 +248,8 @@ class BhyveSubject:
         self._view: HostView | None = None
         self._seen_at = -1
         self.recorder: Recorder = host.transport.recorder
+        #: What the kernel said, from item to item.
+        self.messages = MessageLog()
 
     @property
     def platform(self) -> Platform:
@@ -298,6 +310,8 @@ class BhyveSubject:
             guest.clear()
         finally:
             self._view, self._seen_at = guest.view, self._host.transport.channels
+            if guest.view is not None:
+                self.messages.take(guest.view.tail, mark)
 
     def _pins(self, first: int | None, vcpus: int) -> tuple[int, ...]:
         if first is None:

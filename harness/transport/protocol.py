@@ -19,6 +19,9 @@ class CommandResult:
     stderr: bytes
     started: float
     seconds: float
+    #: How much of each stream had arrived when: (bytes so far, seconds since the start), in order.
+    out_times: tuple[tuple[int, float], ...] = ()
+    err_times: tuple[tuple[int, float], ...] = ()
 
     @property
     def text(self) -> str:

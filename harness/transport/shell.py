@@ -47,18 +47,43 @@ class Framed:
         """The command that writes the mark behind ``name``."""
         return f'echo "@@{self.token} {name} {status}"'
 
-    def parse(self, data: bytes, started: float, seconds: float) -> dict[str, CommandResult]:
+    def parse(
+        self, data: bytes, started: float, seconds: float, arrived: Sequence[tuple[int, float]] = ()
+    ) -> dict[str, CommandResult]:
         """Answers by name, as far as they arrived; output of a command is both of its streams as they came."""
         results: dict[str, CommandResult] = {}
+        times = self.times(data, arrived)
         for name, output, status in self.pieces(data):
             if name in self._commands:
-                results[name] = CommandResult(self._commands[name], status, output, b"", started, seconds)
+                began, took = times.get(name, (0.0, seconds))
+                results[name] = CommandResult(self._commands[name], status, output, b"", started + began, took)
         return results
+
+    def times(self, data: bytes, arrived: Sequence[tuple[int, float]]) -> dict[str, tuple[float, float]]:
+        """When each command began and how long it took, in seconds of the script, going by when its mark arrived.
+
+        ``arrived`` is how much of ``data`` had come when; commands whose marks came together share one time.
+        """
+        found: dict[str, tuple[float, float]] = {}
+        began, chunks = 0.0, iter(arrived)
+        size, at = next(chunks, (0, 0.0))
+        for match in self._marks(data):
+            while size < match.end():
+                later = next(chunks, None)
+                if later is None:
+                    return found
+                size, at = later
+            found[match[1].decode()] = (began, at - began)
+            began = at
+        return found
+
+    def _marks(self, data: bytes) -> Iterator[re.Match[bytes]]:
+        return re.finditer(rb"@@" + self.token.encode() + rb" (\S+) (\d+)\r?\n", data)
 
     def pieces(self, data: bytes) -> Iterator[tuple[str, bytes, int]]:
         """``(name, output before the mark, status)`` in order."""
         at = 0
-        for match in re.finditer(rb"@@" + self.token.encode() + rb" (\S+) (\d+)\r?\n", data):
+        for match in self._marks(data):
             yield match[1].decode(), data[at : match.start()], int(match[2])
             at = match.end()
 

@@ -35,6 +35,8 @@ class SshProcess:
         self._started = time.time()
         self._clock = time.monotonic()
         self._recorded = not record
+        self._out_times: list[tuple[int, float]] = []
+        self._err_times: list[tuple[int, float]] = []
 
     @property
     def stdout(self) -> bytes:
@@ -73,8 +75,10 @@ class SshProcess:
     def _drain(self) -> None:
         while self._channel.recv_ready():
             self._out += self._channel.recv(_CHUNK)
+            self._out_times.append((len(self._out), time.monotonic() - self._clock))
         while self._channel.recv_stderr_ready():
             self._err += self._channel.recv_stderr(_CHUNK)
+            self._err_times.append((len(self._err), time.monotonic() - self._clock))
 
     def wait(self, deadline: Deadline) -> CommandResult:
         while self.read(deadline):
@@ -89,8 +93,9 @@ class SshProcess:
         self._record(status)
         self._channel.close()
         return CommandResult(
-            self._command, status, self.stdout, self.stderr, self._started, time.monotonic() - self._clock
-        )
+            self._command, status, self.stdout, self.stderr, self._started, time.monotonic() - self._clock,
+            tuple(self._out_times), tuple(self._err_times),
+        )  # fmt: skip
 
     def close(self) -> None:
         self._record(None)

@@ -78,7 +78,7 @@ def test_a_verdict_that_was_changed_everywhere_is_judged_otherwise(stored: Path)
     (folder / "verdict.json").write_text(json.dumps(verdict))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["verdict.json"] = hashlib.sha256((folder / "verdict.json").read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     done = vmmcheck("replay", str(stored))
     assert done.returncode == 1, done.stdout + done.stderr
     assert "judged again it is PASS" in done.stdout
