@@ -237,6 +237,12 @@ class HostUnready(InfraError):
     code = "INFRA-HOST-UNREADY"
 
 
+class ModuleRefused(HostUnready):
+    """The host's kernel does not load the module under test."""
+
+    code = "INFRA-MODULE-REFUSED"
+
+
 class LeaseLost(InfraError):
     """Someone else holds the host now."""
 
@@ -279,6 +285,13 @@ class ConfigError(VmmcheckError):
     code = "CONFIG-INVALID"
     culprit = Culprit.CONFIG
     help = "Correct the file named above and run again."
+
+
+class BuildFailed(ConfigError):
+    """The module under test could not be built of its sources: a patch does not apply, or the build failed."""
+
+    code = "CONFIG-MODULE-BUILD"
+    help = "The end of the build's output is above; correct the sources, the patch or 'builder' in the inventory."
 
 
 class InventoryInvalid(ConfigError):

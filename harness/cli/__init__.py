@@ -6,6 +6,7 @@ import click
 
 from harness import __version__
 from harness.cli.bench import bench
+from harness.cli.bisect import bisect
 from harness.cli.cases import cases
 from harness.cli.coverage import coverage
 from harness.cli.doctor import doctor, guests
@@ -13,6 +14,7 @@ from harness.cli.inspect import evidence, hosts
 from harness.cli.kernel import kernel
 from harness.cli.matrix import matrix
 from harness.cli.newcase import new_case
+from harness.cli.nightly import history, nightly
 from harness.cli.oracle import oracle
 from harness.cli.premerge import compare, premerge
 from harness.cli.record import record
@@ -44,7 +46,7 @@ def cli() -> None:
 
 for command in (
     run, hosts, cases, coverage, new_case, oracle, evidence, matrix, compare, premerge, sensitivity, bench, doctor,
-    guests, kernel, replay, record,
+    guests, kernel, replay, record, nightly, history, bisect,
 ):  # fmt: skip
     cli.add_command(command)
 

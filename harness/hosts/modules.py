@@ -10,7 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from harness.errors import HostUnready
+from harness.errors import HostUnready, ModuleRefused
 from harness.hosts.host import Host
 from harness.timing import CLOCK, Deadline
 
@@ -75,7 +75,7 @@ class Modules:
         # Never -n: it would hide that another file of the same name stays.
         result = self._host.try_change(f"kldload {shlex.quote(path)}")
         if result.status != 0:
-            raise HostUnready(f"The kernel refuses '{path}': {result.errors}.{self._messages()}", help=_REFUSED_HELP)
+            raise ModuleRefused(f"The kernel refuses '{path}': {result.errors}.{self._messages()}", help=_REFUSED_HELP)
         file = self.loaded(name)
         if file is None or file.path != path:
             found = file.path if file is not None else "nothing"

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import ConfigError
+from harness.errors import BuildFailed, ConfigError
 from harness.inventory import FreebsdMachine
 from harness.inventory.model import STOCK_MODULE, Builder
 
@@ -71,7 +71,8 @@ def module_data(file: Path) -> bytes:
 def build(builder: Builder, work: Path) -> Path:
     """Copy the sources, apply the patches, run the command; the vmm.ko it wrote.
 
-    Everything happens in ``work`` (made anew); the sources themselves are never written. Raises :class:`ConfigError`.
+    Everything happens in ``work`` (made anew); the sources themselves are never written. Raises
+    :class:`BuildFailed` when these sources give no module, :class:`ConfigError` when it could not be tried.
     """
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -87,12 +88,13 @@ def build(builder: Builder, work: Path) -> Path:
         file = Path(patch).expanduser().resolve()
         if not file.is_file():
             raise ConfigError(f"The patch '{patch}' does not exist.")
-        _run(["patch", "-p1", "-s", "-f", "-i", str(file)], source, f"The patch '{file.name}' does not apply", 60)
+        what = f"The patch '{file.name}' does not apply"
+        _run(["patch", "-p1", "-s", "-f", "-i", str(file)], source, what, 60, BuildFailed)
     words = [word.format(source=source, output=output) for word in builder.command]
-    said = _run(words, work, "The build of the module failed", builder.seconds)
+    said = _run(words, work, "The build of the module failed", builder.seconds, BuildFailed)
     (work / "build.log").write_text(said, encoding="utf-8")
     if not output.is_file():
-        raise ConfigError(
+        raise BuildFailed(
             f"'{words[0]}' ended in order, but wrote no '{output.name}' where {{output}} says.",
             help="The command of 'builder' has to leave the module at {output}.",
         )
@@ -108,16 +110,20 @@ def _take_ref(repository: Path, ref: str, target: Path) -> None:
     archive.unlink()
 
 
-def _run(words: list[str], folder: Path, what: str, seconds: float) -> str:
+def _run(
+    words: list[str], folder: Path, what: str, seconds: float, failed: type[ConfigError] = ConfigError
+) -> str:
     try:
         done = subprocess.run(
             words, cwd=folder, capture_output=True, text=True, errors="replace", check=False, timeout=seconds,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        raise failed(f"{what}: '{words[0]}' did not end within {seconds:g} seconds.") from None
+    except OSError as error:
         raise ConfigError(f"{what}: '{words[0]}' could not be run to its end ({type(error).__name__}).") from None
     said = done.stdout + done.stderr
     if done.returncode != 0:
         end = " / ".join(said.strip().splitlines()[-4:])
-        raise ConfigError(f"{what}: status {done.returncode}: {end[:600] or 'no message'}.")
+        raise failed(f"{what}: status {done.returncode}: {end[:600] or 'no message'}.")
     return said

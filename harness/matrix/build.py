@@ -39,11 +39,11 @@ def matrix_of_runs(
     entries: dict[tuple[str, str], dict[str, HostEntry]] = {}
     names: list[str] = []
     for folder in folders:
-        results, started = _load(folder), _started(folder)
+        results, started = load_results(folder), started_of(folder)
         names.append(str(results["run"]))
         seen: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for cell in results["cells"]:
-            column = _column(cell, results["hosts"].get(cell["host"], {}))
+            column = column_of(cell, results["hosts"].get(cell["host"], {}))
             columns[column.id] = _joined(columns.get(column.id), column)
             seen.setdefault((cell["case"], column.id, cell["host"]), []).append(cell)
         for (case, id, host), cells in seen.items():
@@ -67,7 +67,8 @@ def matrix_of_runs(
     )
 
 
-def _load(folder: Path) -> dict[str, Any]:
+def load_results(folder: Path) -> dict[str, Any]:
+    """The results.json of a run folder; raises :class:`ConfigError` for a folder that is not a finished run."""
     path = folder / "results.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -82,14 +83,16 @@ def _load(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"'{path}' is damaged: {error}.") from None
 
 
-def _started(folder: Path) -> float:
+def started_of(folder: Path) -> float:
+    """Start of a run in seconds since 1970; 0 where the run does not say."""
     try:
         return round(float(json.loads((folder / "run.json").read_text(encoding="utf-8"))["started"]), 3)
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
 
 
-def _column(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> Column:
+def column_of(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> Column:
+    """The class of CPU that an entry of results.json belongs to, with ``facts`` of its host."""
     realm = _REALMS.get(cell["kind"], Realm.HARDWARE)
     # A heading of a single machine carries its alias behind the class.
     title = re.sub(rf" ?\({re.escape(cell['host'])}\)$", "", cell["platform"])

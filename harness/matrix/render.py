@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from harness.matrix.model import Column, Entry, Matrix, Realm
 from harness.verdicts import Verdict, worst
 
-_SYMBOL = {
+#: Verdict -> its sign, which stands beside the word or for it.
+SYMBOL = {
     Verdict.PASS: "✓", Verdict.SKIP: "–", Verdict.XFAIL: "≈", Verdict.FLAKY: "~", Verdict.NOT_RUN: "◌",
     Verdict.INFRA: "⚠", Verdict.ERROR: "!", Verdict.XPASS: "✗", Verdict.FAIL: "✗", Verdict.PANIC: "☠",
 }  # fmt: skip
@@ -81,7 +82,7 @@ def _view(matrix: Matrix) -> dict[str, Any]:
             for name, rows in groups.items()
         ],
         "verdicts": [verdict for verdict in Verdict if any(entry.verdict is verdict for entry in matrix.entries)],
-        "symbol": _SYMBOL,
+        "symbol": SYMBOL,
         "nothing": _NOTHING,
     }
 
@@ -159,7 +160,7 @@ def _markdown(matrix: Matrix) -> str:
 def _markdown_cell(entry: Entry | None) -> str:
     if entry is None:
         return _NOTHING
-    return f"{_SYMBOL[entry.verdict]} {entry.verdict}{' !=' if entry.disagree else ''}"
+    return f"{SYMBOL[entry.verdict]} {entry.verdict}{' !=' if entry.disagree else ''}"
 
 
 def _plain(text: str) -> str:

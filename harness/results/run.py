@@ -19,6 +19,7 @@ from typing import Any
 from harness.errors import ConfigError, NotStarted
 from harness.redaction import clean
 from harness.results.cells import Cell, CellPlan
+from harness.results.revision import revision
 from harness.verdicts import Verdict
 
 SCHEMA = 1
@@ -66,6 +67,8 @@ class Run:
             "hosts": hosts,
             "started": time.time(),
             "controller": {
+                "pid": os.getpid(),
+                "revision": revision(),
                 "python": sys.version.split()[0],
                 "system": platform.platform(),
                 "cpus": os.cpu_count(),
