@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from harness.errors import ConfigError
 from harness.inventory import load_inventory
 from harness.lab import platform_of
 from harness.results.evidence import verify_manifest
+from harness.results.story import find_cell, story
 
 
 @click.command()
@@ -28,23 +26,29 @@ def hosts(lab: Path) -> None:
 
 
 @click.command()
-@click.argument("cell", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def evidence(cell: Path) -> None:
-    """Print the story of one cell: CELL is its evidence folder, as the summary of a run names it."""
+@click.argument("cell")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+              help="Where the newest run is taken from when CELL is no folder.")  # fmt: skip
+def evidence(cell: str, runs: Path) -> None:
+    """Print the story of one cell: what was run, what was expected and observed, and how to run it again.
+
+    CELL is its evidence folder, as the summary of a run names it, or a cell of the newest run: its name in results.json
+    or a part of it, with @HOST behind it where several hosts have it.
+
+    Exit status: 0 all files are as they were written, 10 one is not.
+    """
+    folder = find_cell(cell, runs)
     try:
-        verdict: dict[str, Any] = json.loads((cell / "verdict.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise ConfigError(
-            f"'{cell}' is no evidence folder: it has no verdict.json.",
-            help="Name the folder that the summary of the run shows behind 'evidence:'.",
-        ) from None
-    console = Console()
-    console.print(f"[bold]{verdict['verdict']}[/] {verdict['case']} on {verdict['host']} ({verdict['platform']})")
-    console.print(verdict["rule"], verdict["test"], verdict["message"], sep="\n", markup=False)
-    for name in ("program.txt", "rom.json", "registers.json", "commands.jsonl", "notes.txt"):
-        if (cell / name).is_file():
-            console.rule(name)
-            console.print((cell / name).read_text(encoding="utf-8"), markup=False, highlight=False)
-    changed = verify_manifest(cell)
-    console.rule("manifest")
-    console.print(f"changed or missing: {', '.join(changed)}" if changed else "all files are as they were written")
+        changed = verify_manifest(folder)
+        trouble = f"These files differ from the manifest: {', '.join(changed)}." if changed else ""
+    except (OSError, ValueError) as error:
+        trouble = f"The manifest cannot be read: {error}."
+    try:
+        for line in story(folder):
+            click.echo(line)
+    except (ValueError, KeyError, TypeError) as error:
+        trouble = trouble or f"It cannot be read on ({type(error).__name__}: {error})."
+    if trouble:
+        click.echo(f"The evidence in '{folder}' is damaged. {trouble} Nothing in it can be believed.", err=True)
+        raise SystemExit(10)
+    click.echo("\nAll files are as they were written.")

@@ -26,7 +26,9 @@ from harness.hosts.witness import Witness
 from harness.inventory import Host as Entry
 from harness.lab.platforms import platform_of
 from harness.recording import NullRecorder, Recorder
+from harness.redaction import clean
 from harness.results import CellRecorder
+from harness.results.evidence import console_of
 from harness.subjects import Platform, Subject
 from harness.subjects.bhyve import NAME_PREFIX, BhyveGuest, end_of
 from harness.subjects.protocol import HostActions
@@ -74,7 +76,8 @@ class StoredAnswers:
 
     def take(self, command: str) -> CommandResult:
         """The next answer to this very command; raises :class:`NotStarted` when there is none."""
-        waiting = self._answers.get(_without_guard(command))
+        # In the evidence it stands as it may be written.
+        waiting = self._answers.get(_without_guard(clean(command)))
         if not waiting:
             _not_stored(f"The evidence has no answer to '{command[:120]}'")
         answer = waiting.popleft()
@@ -87,7 +90,7 @@ class StoredAnswers:
         return self._machines[vm].popleft() if self._machines[vm] else None
 
     def was_run(self, command: str) -> bool:
-        return command in self._answers
+        return clean(command) in self._answers
 
 
 def _without_guard(command: str) -> str:
@@ -246,15 +249,9 @@ class ReplaySubject:
         if rom is None:
             raise NotStarted(f"Program '{program.name}' is not the one that ran: its ROM has another hash.", help="")
         vm = f"{NAME_PREFIX}-{name}" if name else NAME_PREFIX
-        console = self._console(facts["nonce"])
+        console = console_of(self._folder, facts["nonce"])
         self._compare_records(console, nonce)
         yield ReplayGuest(self._host, self.recorder, rom, vm, console, bare=self.platform.kind == "bare")
-
-    def _console(self, nonce: str) -> bytes:
-        """What the guest with this nonce sent; the last of several copies is the longest."""
-        banner = f"VGP1 B {nonce} ".encode()
-        found = [path.read_bytes() for path in sorted(self._folder.glob("*console*.raw"))]
-        return max((data for data in found if banner in data), key=len, default=b"")
 
     def _compare_records(self, console: bytes, nonce: int) -> None:
         """The decoded records in the evidence must be those of the console beside them."""

@@ -346,6 +346,8 @@ class SshSession:
         if folder is not None and shown:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{prefix}-console.log").write_text(shown, encoding="utf-8")
+        if folder is not None and (shown or trace.names):
+            self._recorder.add_note(f"What was left of the host: hosts/{name}/crash/{prefix}-* in the run's folder.")
         panic = trace.panic or panic_text(shown)
         if panic:
             return HostPanic(f"'{name}' panicked while the item ran: {panic}")

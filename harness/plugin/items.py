@@ -18,6 +18,7 @@ from harness.lab import HostSession, open_session
 from harness.lab.replay import ReplaySession
 from harness.plugin.collection import PLAN
 from harness.plugin.options import LAB, LabConfig
+from harness.redaction import clean_bytes
 from harness.results import CellPlan, CellRecorder, judge, outcome_of
 from harness.results.cells import Outcome
 from harness.results.run import cell_folder
@@ -153,6 +154,7 @@ class ItemRunner:
     def _keep_facts(self, alias: str, session: HostSession) -> dict[str, str]:
         """Where the facts of a host are kept for all of its cells on one boot: path in the run, and SHA-256."""
         data = (json.dumps(session.facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        data = clean_bytes(data)
         if self._lab.run_dir is None:
             return {}
         known = self._kept.get(alias)

@@ -104,6 +104,13 @@ def verify_manifest(folder: Path) -> list[str]:
     return wrong or _wrong_facts(folder)
 
 
+def console_of(folder: Path, nonce: str) -> bytes:
+    """What the guest with this nonce sent, out of a cell's folder; the longest copy where there are several."""
+    banner = f"VGP1 B {nonce} ".encode()
+    found = [path.read_bytes() for path in sorted(folder.glob("*console*.raw"))]
+    return max((data for data in found if banner in data), key=len, default=b"")
+
+
 def run_of(folder: Path) -> Path:
     """The run folder that a cell's folder is in (``RUN/cells/TEST/HOST``)."""
     return folder.resolve().parents[2]
