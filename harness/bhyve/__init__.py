@@ -3,7 +3,9 @@
 from harness.bhyve.bhyvectl import (
     check_set,
     get_all_command,
+    get_capability_command,
     get_command,
+    parse_capability,
     parse_descriptor,
     parse_registers,
     parse_stats,
@@ -13,24 +15,30 @@ from harness.bhyve.bhyvectl import (
     stats_command,
 )
 from harness.bhyve.command import BhyveOptions
+from harness.bhyve.debugger import STUB_PORT, Debugger, carry_command
 from harness.bhyve.ending import HALT_DONE, TESTDEV_DONE, Ending, Exit, interpret
 from harness.bhyve.runscript import Finished, HostView, RunScript
 from harness.bhyve.stop import find_command, remove_machine, stop_guest
 
 __all__ = [
     "HALT_DONE",
+    "STUB_PORT",
     "TESTDEV_DONE",
     "BhyveOptions",
+    "Debugger",
     "Ending",
     "Exit",
     "Finished",
     "HostView",
     "RunScript",
+    "carry_command",
     "check_set",
     "find_command",
     "get_all_command",
+    "get_capability_command",
     "get_command",
     "interpret",
+    "parse_capability",
     "parse_descriptor",
     "parse_registers",
     "parse_stats",

@@ -42,6 +42,19 @@ def set_capability_command(vm: str, name: str, on: bool, cpu: int = 0) -> str:
     return _bhyvectl(vm, [f"--capname={name}", f"--setcap={int(on)}"], cpu)
 
 
+def get_capability_command(vm: str, name: str, cpu: int = 0) -> str:
+    """Ask for a capability of a vCPU."""
+    return _bhyvectl(vm, [f"--capname={name}", "--getcap"], cpu)
+
+
+def parse_capability(result: CommandResult, name: str) -> bool:
+    """Raises :class:`ToolMismatch` when the tool does not say whether it is set."""
+    found = re.search(rf'^Capability "{re.escape(name)}" is (not )?set on vcpu', result.text, re.MULTILINE)
+    if found is None:
+        raise ToolMismatch(f"'{result.command}' did not say whether {name} is set: {_said(result)}.")
+    return found[1] is None
+
+
 def stats_command(vm: str, cpu: int = 0) -> str:
     """Statistics of a vCPU."""
     return _bhyvectl(vm, ["--get-stats"], cpu)

@@ -24,6 +24,8 @@ class BhyveOptions:
     testdev: bool = True
     #: Unknown MSRs read 0 and swallow writes (``-w``) instead of faulting.
     lenient_msrs: bool = False
+    #: Port of bhyve's debug stub (``-G``); 0 for none.
+    gdb: int = 0
 
     def command(self) -> str:
         """The portable command line: HLT intercepted (``-H``), unknown MSRs faulting unless asked otherwise."""
@@ -32,6 +34,8 @@ class BhyveOptions:
             words.append("-w")
         for vcpu, cpu in enumerate(self.pins):
             words += ["-p", f"{vcpu}:{cpu}"]
+        if self.gdb:
+            words += ["-G", str(self.gdb)]
         words += ["-s", "0,hostbridge", "-s", "31,lpc", "-l", "com1,stdio"]
         if self.testdev:
             words += ["-l", "pc-testdev"]

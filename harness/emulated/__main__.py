@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from harness.emulated.bmc import BoardController
 from harness.emulated.commands_base import BasePrograms
 from harness.emulated.commands_bhyve import BhyvePrograms
+from harness.emulated.commands_debug import DebugPrograms
 from harness.emulated.commands_dtrace import DtracePrograms
 from harness.emulated.commands_kernel import KernelPrograms
 from harness.emulated.commands_witness import WitnessPrograms
@@ -41,6 +42,7 @@ def build_host(vendor: str, state: Path) -> EmulatedHost:
     host.programs.update(WitnessPrograms(host).table())
     host.programs.update(BhyvePrograms(host, kernel).table())
     host.programs.update(DtracePrograms(host).table())
+    host.programs.update(DebugPrograms(host).table())
     return host
 
 

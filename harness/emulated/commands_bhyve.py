@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from harness.emulated.commands_kernel import KernelPrograms
 from harness.emulated.ctl import Code, KernelError, name_field
+from harness.emulated.gdbstub import DebugStub
 from harness.emulated.host import EmulatedHost, Process
 from harness.emulated.shell import Context, Program
 from harness.emulated.streams import read_all
@@ -17,7 +18,7 @@ from harness.emulated.vfs import FileError, FileSystem
 from harness.errors import EmulatorFailed
 
 EEXIST, EINVAL, ENOENT = 17, 22, 2
-FLAG_H, FLAG_P, FLAG_W, FLAG_E, FLAG_TESTDEV, FLAG_COM1 = 1, 2, 4, 8, 32, 64
+FLAG_H, FLAG_P, FLAG_W, FLAG_E, FLAG_TESTDEV, FLAG_COM1, FLAG_GDB = 1, 2, 4, 8, 32, 64, 128
 EX_USAGE = 64
 NAME_MAX = 31
 #: vCPUs of one VM (VM_MAXCPU).
@@ -53,6 +54,8 @@ class Options:
     pins: dict[int, int] = field(default_factory=dict)
     rom: str = ""
     console: str = ""
+    #: Port of the debug stub, 0 without one.
+    gdb: int = 0
     lpc: bool = False
     destroy: bool = False
     name: str = ""
@@ -106,7 +109,13 @@ def parse_bhyve(argv: list[str]) -> Options:
                 options.console = backend
             elif device == "pc-testdev":
                 options.flags |= FLAG_TESTDEV
-        elif letter not in "cgGkoU":
+        elif letter == "G":
+            port = value.removeprefix("w").rpartition(":")[2]
+            options.gdb = int(port) if port.isdigit() else 0
+            options.flags |= FLAG_GDB
+            if not 0 < options.gdb < 1 << 16:
+                options.error = f"invalid port '{value}'"
+        elif letter not in "cgkoU":
             options.error = f"illegal option -- {letter}"
     options.name = words[0] if words else ""
     if options.console:
@@ -148,14 +157,27 @@ class BhyvePrograms:
         try:
             self._prepare(options, rom)
             pins = [options.pins.get(vcpu) for vcpu in range(options.vcpus)]
+            if options.gdb in self.host.debug_stubs:
+                context.err("bhyve: gdb bind: Address already in use\n")
+                return 1
+            if options.gdb:
+                stub = DebugStub(self.host.machine, options.name, options.vcpus)
+                self.host.debug_stubs[options.gdb] = stub
             process = self.host.start_bhyve(options.name, " ".join(argv), options.flags, pins)
         except KernelError as error:
             context.err(f"vm_create: errno {error.errno}\n")
+            self._end_stub(options.gdb)
             return 4
         status = self._attend(context, process)
+        self._end_stub(options.gdb)
         if options.destroy and status == 1:
             self.host.destroy_vm(options.name)
         return status
+
+    def _end_stub(self, port: int) -> None:
+        stub = self.host.debug_stubs.pop(port, None)
+        if stub is not None:
+            stub.end()
 
     def _prepare(self, options: Options, rom: bytes) -> None:
         """Create the VM, or make an existing one as new, and give it memory and ROM."""

@@ -46,6 +46,7 @@ class Code(IntEnum):
     PIN = 0x24
     STOP = 0x25
     INJECT_NMI = 0x26
+    DEBUG = 0x27
     GET_REG = 0x30
     SET_REG = 0x31
     GET_DESC = 0x32
@@ -83,6 +84,7 @@ class Event(IntEnum):
     EXITED = 0x81
     KLOG = 0x82
     PANIC = 0x83
+    DEBUG = 0x84
 
 
 class KernelError(Exception):

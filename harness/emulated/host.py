@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.emulated.ctl import Code, KernelError
+from harness.emulated.gdbstub import DebugStub
 from harness.emulated.machine import Hello, Listener, Machine
 from harness.emulated.shell import Program, Shell
 from harness.emulated.streams import Pipe
@@ -91,6 +92,8 @@ class EmulatedHost:
         self.processes: dict[int, Process] = {}
         self.witness: dict[str, str] = {}
         self.programs: dict[str, Program] = {}
+        #: Debug stubs of running guests by their ports.
+        self.debug_stubs: dict[int, DebugStub] = {}
         self.cut_links: Callable[[], None] = lambda: None
         self.declared_cpu: tuple[str, str] | None = None
         self.boot_delay = 0.0
@@ -104,7 +107,7 @@ class EmulatedHost:
         self.machine = Machine(
             vendor,
             state / "machine",
-            Listener(self._console, self._exited, self.log, self._panicked, self._reset, self._died),
+            Listener(self._console, self._exited, self.log, self._panicked, self._reset, self._died, self._debug),
         )
         self._install_files()
 
@@ -197,6 +200,11 @@ class EmulatedHost:
         process = self._process_of(vm)
         if process is not None:
             process.out.write(data)
+
+    def _debug(self, vm: str, vcpu: int, why: int, rip: int) -> None:
+        for stub in list(self.debug_stubs.values()):
+            if stub.vm == vm:
+                stub.stopped(vcpu, why, rip)
 
     def _exited(self, vm: str, status: int, errors: str) -> None:
         process = self._process_of(vm)

@@ -70,6 +70,8 @@ class Listener:
     reset: Callable[[], None]
     #: The emulator itself ended.
     died: Callable[[], None]
+    #: A vCPU of a VM stands for the debug stub: which one, why, and its RIP.
+    debug: Callable[[str, int, int, int], None]
 
 
 def unpack_runs(data: bytes) -> bytes:
@@ -267,10 +269,12 @@ class Machine:
             self._listener.message(text)
         elif code == Event.PANIC:
             self._listener.panic(payload.decode("utf-8", "replace"))
-        elif code in (Event.CONSOLE_OUT, Event.EXITED):
+        elif code in (Event.CONSOLE_OUT, Event.EXITED, Event.DEBUG):
             name = payload[:32].rstrip(b"\0").decode()
             if code == Event.CONSOLE_OUT:
                 self._listener.console(name, unpack_runs(payload[32:]))
+            elif code == Event.DEBUG:
+                self._listener.debug(name, *struct.unpack_from("<IIQ", payload, 32))
             else:
                 status = int.from_bytes(payload[32:36], "little", signed=True)
                 self._listener.exited(name, status, payload[36:].decode("utf-8", "replace"))

@@ -19,6 +19,10 @@ GUEST = frozenset({"string-io", "vm86", "task-switch"})
 #: ``trace-exceptions``: hw.vmm.trace_guest_exceptions intercepts what guests raise. The reference hypervisor reads it
 #: on Intel only.
 TRACED = frozenset({"trace-exceptions"})
+#: ``debug-stub``: bhyve's -G takes breakpoints, which needs an intercept of #BP that FreeBSD's svm.c has from 15 on
+#: only. ``debug-step``: it steps too, on AMD by the trap flag (from 15 on), on Intel by the monitor trap flag, which
+#: the processors of Bochs do not offer.
+STUB = {"intel": frozenset({"debug-stub", "debug-step"}), "amd": frozenset[str]()}
 #: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
 FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | TRACED | {"debugctl"}
 #: What the helper module built for its kernel adds.
@@ -36,18 +40,19 @@ def platform_of(alias: str, host: Host) -> Platform:
         return Platform(alias, "bare", host.vendor, f"bare Bochs {model}", True, GUEST | {"bare", "smp"})
     if isinstance(host, EmulatedHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
-        guest = {"intel": {"vm86"} | TRACED, "amd": {"task-switch"}}[host.vendor]
+        guest = {"intel": {"vm86", "debug-stub"} | TRACED, "amd": {"task-switch"} | STUB["intel"]}[host.vendor]
         return Platform(alias, "emulated", host.vendor, heading, True, EMULATED | guest, host.ncpu)
     offered = FREEBSD if host.ncpu > 1 else FREEBSD - {"migration"}
     if host.witness or host.witness_file:
         offered |= WITNESS
     if isinstance(host, FreebsdHost):
         vendor = "intel" if host.cpu.vendor == "GenuineIntel" else "amd"
+        offered |= STUB[vendor]
         return Platform(alias, "freebsd", vendor, f"{host.cpu.class_} ({alias})", False, offered, host.ncpu)
     if isinstance(host, BochsHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]}), FreeBSD in Bochs ({alias})"
         # Bochs has no IA32_DEBUGCTL: what depends on its value cannot be seen there.
-        missing = {"intel": {"debugctl"}, "amd": {"debugctl", "vm86"}}[host.vendor]
-        return Platform(alias, "bochs", host.vendor, heading, True, offered - missing, host.ncpu)
+        missing = {"intel": {"debugctl", "debug-step"}, "amd": {"debugctl", "vm86"}}[host.vendor]
+        return Platform(alias, "bochs", host.vendor, heading, True, (offered | STUB[host.vendor]) - missing, host.ncpu)
     heading = f"NESTED {host.vendor}, FreeBSD in QEMU ({alias})"
     return Platform(alias, "qemu", host.vendor, heading, True, offered, host.ncpu)

@@ -236,7 +236,14 @@ class ReplaySubject:
 
     @contextmanager
     def start(
-        self, program: Program, *, pin: int | None = 0, name: str = "", seconds: float = 30, lenient_msrs: bool = False
+        self,
+        program: Program,
+        *,
+        pin: int | None = 0,
+        name: str = "",
+        seconds: float = 30,
+        lenient_msrs: bool = False,
+        debug_stub: bool = False,
     ) -> Iterator[ReplayGuest]:
         self._runs += 1
         number = "" if self._runs == 1 else f"-{self._runs}"

@@ -94,6 +94,7 @@ class QemuSubject:
         name: str = "",
         seconds: float = 10,
         lenient_msrs: bool = False,
+        debug_stub: bool = False,
     ) -> Iterator[RunningGuest]:
         """Phases need somebody who waits for them; an oracle has nobody."""
         raise TestDefect(f"Program '{program.name}' runs in phases: QEMU has no opinion on it.")

@@ -8,7 +8,7 @@ import select
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from harness.bochs import CPU_MODELS, BochsConfig, nursery_seconds, start_machine
@@ -16,7 +16,7 @@ from harness.errors import EmulatorFailed, GuestHang, GuestSilent, TestDefect
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
 from harness.hosts.state import HostDebugState
 from harness.recording import Recorder
-from harness.subjects.protocol import HostActions, Platform
+from harness.subjects.protocol import Debugger, HostActions, Platform
 from harness.timing import Deadline
 
 _GO = b"g"
@@ -142,6 +142,15 @@ class BareGuest:
     def write_memory(self, address: int, data: bytes) -> None:
         raise TestDefect(_NO_HOST)
 
+    def capability(self, name: str, vcpu: int = 0) -> bool:
+        raise TestDefect(_NO_HOST)
+
+    def read_memory(self, address: int, length: int) -> bytes:
+        raise TestDefect(_NO_HOST)
+
+    def debugger(self) -> AbstractContextManager[Debugger]:
+        raise TestDefect(_NO_HOST)
+
     def stats(self, vcpu: int = 0) -> Mapping[str, int]:
         raise TestDefect(_NO_HOST)
 
@@ -212,6 +221,7 @@ class BareSubject:
         name: str = "",
         seconds: float = 30,
         lenient_msrs: bool = False,
+        debug_stub: bool = False,
     ) -> Iterator[BareGuest]:
         """Start a program that waits in phases."""
         with self._guest(program, seconds, interactive=True) as guest:

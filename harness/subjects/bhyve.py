@@ -10,16 +10,21 @@ from contextlib import contextmanager
 
 from harness.bhyve import (
     HALT_DONE,
+    STUB_PORT,
     TESTDEV_DONE,
     BhyveOptions,
+    Debugger,
     Ending,
     HostView,
     RunScript,
+    carry_command,
     check_set,
     find_command,
     get_all_command,
+    get_capability_command,
     get_command,
     interpret,
+    parse_capability,
     parse_descriptor,
     parse_registers,
     parse_stats,
@@ -188,6 +193,34 @@ class BhyveGuest:
     def pin(self, cpu: int, vcpu: int = 0) -> None:
         self._host.change(f"cpuset -l {cpu} -t {self._thread(vcpu)}")
 
+    def read_memory(self, address: int, length: int) -> bytes:
+        if address % length:
+            raise TestDefect(f"{length} bytes cannot be read at {address:#x}: it is no multiple of the length.")
+        blocks = f"bs={length} iseek={address // length} count=1"
+        found = self._host.check(f"dd if=/dev/vmm/{self._name} {blocks} 2>/dev/null").stdout
+        if len(found) != length:
+            raise UnexpectedAnswer(f"/dev/vmm/{self._name} gave {len(found)} bytes at {address:#x}, not {length}.")
+        return found
+
+    def capability(self, name: str, vcpu: int = 0) -> bool:
+        return parse_capability(self._host.run(get_capability_command(self._name, name, vcpu)), name)
+
+    @contextmanager
+    def debugger(self) -> Iterator[Debugger]:
+        seconds = 10 * self._host.patience
+        command = self._host.guarded(carry_command())
+        debugger = Debugger(self._host.transport.start(command, deadline=Deadline.after(seconds)), seconds)
+        try:
+            yield debugger
+        except BaseException:
+            # What happened inside is what is told.
+            with contextlib.suppress(VmmcheckError):
+                if debugger.attached:
+                    debugger.close()
+            raise
+        else:
+            debugger.detach()
+
     def stop(self) -> None:
         self._host.change(f"kill -STOP {self._process_id()}")
 
@@ -283,6 +316,7 @@ class BhyveSubject:
         name: str = "",
         seconds: float = 30,
         lenient_msrs: bool = False,
+        debug_stub: bool = False,
     ) -> Iterator[BhyveGuest]:
         """Boot the program's ROM; the VM is gone when the context ends, whatever happened inside.
 
@@ -293,7 +327,7 @@ class BhyveSubject:
         record_program(self.recorder, rom)
         options = BhyveOptions(
             vm, f"{self._host.folder}/{vm}.rom", vcpus=program.vcpus, pins=self._pins(pin, program.vcpus),
-            testdev=self._testdev, lenient_msrs=lenient_msrs,
+            testdev=self._testdev, lenient_msrs=lenient_msrs, gdb=STUB_PORT if debug_stub else 0,
         )  # fmt: skip
         mark = f"{rom.nonce:08x} {re.sub(r'[^A-Za-z0-9 ._-]', '', program.name)}"
         script = RunScript(options, rom.image, self._host, mark)

@@ -31,6 +31,36 @@ class Platform:
     ncpu: int = 1
 
 
+class Debugger(Protocol):
+    """A debugger at bhyve's stub; addresses are linear. Each call raises ``ToolMismatch`` when the stub refuses."""
+
+    def resume(self) -> None:
+        """Let the guest run until a breakpoint."""
+
+    def wait_stop(self) -> int:
+        """Wait for that; RIP there. Raises ``GuestHang`` when the guest does not stop."""
+
+    def running(self) -> bool:
+        """Whether no stop was reported since :meth:`resume`."""
+
+    def step(self) -> int:
+        """One instruction of the guest; RIP behind it."""
+
+    def detach(self) -> None:
+        """Go; the guest runs on."""
+
+    def registers(self) -> Mapping[str, int]:
+        """General registers, ``rip`` and ``rflags`` of the vCPU that stopped."""
+
+    def read_memory(self, address: int, length: int) -> bytes:
+        """Guest memory as the stub shows it."""
+
+    def set_breakpoint(self, address: int) -> None:
+        """A software breakpoint."""
+
+    def clear_breakpoint(self, address: int) -> None: ...
+
+
 class RunningGuest(Protocol):
     """A guest that runs in phases, and what its host can do to it meanwhile."""
 
@@ -69,6 +99,16 @@ class RunningGuest(Protocol):
 
     def write_memory(self, address: int, data: bytes) -> None:
         """Write guest memory at a guest-physical address that is a multiple of the length, without stopping it."""
+
+    def capability(self, name: str, vcpu: int = 0) -> bool:
+        """Whether one is set; raises ``ToolMismatch`` when the tool does not say."""
+
+    def read_memory(self, address: int, length: int) -> bytes:
+        """Guest memory at a guest-physical address that is a multiple of the length, without stopping the guest."""
+
+    def debugger(self) -> AbstractContextManager[Debugger]:
+        """Attach a debugger to the stub of a guest that was started with ``debug_stub``: the guest stands, and runs on
+        when the context ends and the debugger detaches. Raises ``ToolMismatch`` when the stub does not answer."""
 
     def stats(self, vcpu: int = 0) -> Mapping[str, int]:
         """VM statistics of a vCPU by FreeBSD's names."""
@@ -185,5 +225,9 @@ class Subject(Protocol):
         name: str = "",
         seconds: float = 30,
         lenient_msrs: bool = False,
+        debug_stub: bool = False,
     ) -> AbstractContextManager[RunningGuest]:
-        """Start a guest that waits in phases; leaving the context removes it whatever happened."""
+        """Start a guest that waits in phases; leaving the context removes it whatever happened.
+
+        ``debug_stub``: bhyve listens for a debugger (:meth:`RunningGuest.debugger`).
+        """

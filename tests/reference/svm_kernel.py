@@ -178,6 +178,7 @@ class Kernel:
                 panic=self._on_panic,
                 reset=lambda: self._on_panic("reset"),
                 died=lambda: self._on_panic("the emulator ended"),
+                debug=lambda *_: None,
             ),
         )
         self.machine.power_on()

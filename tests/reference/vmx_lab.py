@@ -72,6 +72,7 @@ class Lab:
                 panic=self.panics.append,
                 reset=lambda: self.panics.append("reset"),
                 died=lambda: self.panics.append("the emulator ended"),
+                debug=lambda *_: None,
             ),
         )
         self._loaded = False

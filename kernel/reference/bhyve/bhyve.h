@@ -44,6 +44,9 @@ void	 uart_flush(struct bhyve *bhyve);
 enum inout_result { INOUT_OK, INOUT_EXIT, INOUT_ABORT };
 enum inout_result bhyve_inout(struct bhyve *bhyve, struct vcpu *vcpu, int *status);
 
+/* bhyve/gdb.c */
+bool	 bhyve_debug_exit(struct bhyve *bhyve, struct vcpu *vcpu);
+
 void	 bhyve_error(struct bhyve *bhyve, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -111,6 +111,15 @@ handle(struct bhyve *bhyve, struct vcpu *vcpu, int *status)
 	case VM_EXITCODE_PAUSE:
 	case VM_EXITCODE_REQIDLE:
 		return (true);
+	case VM_EXITCODE_DEBUG:
+	case VM_EXITCODE_BPT:
+	case VM_EXITCODE_MTRAP:
+	case VM_EXITCODE_DB:
+		if (bhyve_debug_exit(bhyve, vcpu))
+			return (true);
+		bhyve_error(bhyve, "vm_loop: unexpected exitcode 0x%x\n", vme->exitcode);
+		*status = STATUS_ERROR;
+		return (false);
 	case VM_EXITCODE_SUSPENDED:
 		*status = suspend_status(vme->u.suspended.how);
 		return (false);

@@ -34,6 +34,7 @@
 #define CTL_PIN			0x24	/* name, u32 vcpu, u32 mask */
 #define CTL_STOP		0x25	/* name, u32 on */
 #define CTL_INJECT_NMI		0x26	/* name, u32 vcpu */
+#define CTL_DEBUG		0x27	/* name, u32 vcpu, u32 what (CTL_DEBUG_SUSPEND ... _REFLECT), for a bhyve with a stub */
 #define CTL_GET_REG		0x30	/* name, u32 vcpu, i32 register -> u64 */
 #define CTL_SET_REG		0x31	/* name, u32 vcpu, i32 register, u64 */
 #define CTL_GET_DESC		0x32	/* name, u32 vcpu, i32 register -> u64 base, u32 limit, u32 access */
@@ -70,6 +71,18 @@
 #define CTL_EV_EXITED		0x81	/* name, i32 status, text: what bhyve wrote to stderr */
 #define CTL_EV_KLOG		0x82	/* text */
 #define CTL_EV_PANIC		0x83	/* text */
+#define CTL_EV_DEBUG		0x84	/* name, u32 vcpu, u32 why (CTL_DEBUG_SUSPENDED ... _STEPPED), u64 rip */
+
+/* CTL_DEBUG: stop a vCPU; of one that stands: let it run, or one instruction, or deliver the INT3 to the guest. */
+#define CTL_DEBUG_SUSPEND	0
+#define CTL_DEBUG_RESUME	1
+#define CTL_DEBUG_STEP		2
+#define CTL_DEBUG_REFLECT	3
+
+/* CTL_EV_DEBUG: why it stands. */
+#define CTL_DEBUG_SUSPENDED	0
+#define CTL_DEBUG_BREAKPOINT	1
+#define CTL_DEBUG_STEPPED	2
 
 #define RUN_HLT_EXIT		1	/* -H */
 #define RUN_PAUSE_EXIT		2	/* -P */
@@ -77,5 +90,6 @@
 #define RUN_STRICT_IO		8	/* -e */
 #define RUN_TESTDEV		32	/* -l pc-testdev */
 #define RUN_COM1		64	/* -s 31,lpc -l com1 */
+#define RUN_GDB			128	/* -G */
 
 #endif

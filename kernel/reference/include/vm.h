@@ -8,6 +8,8 @@
 #define VM_NAMELEN	VM_MAX_NAMELEN
 #define ROM_PAGES_MAX	256
 
+enum step_kind { STEP_PLAIN, STEP_STORES, STEP_LOADS, STEP_SYSCALL };
+
 struct vcpu {
 	struct vm *vm;
 	int vcpuid;
@@ -23,6 +25,12 @@ struct vcpu {
 	volatile bool nmi_pending;
 	volatile bool parked;			/* an application processor that waits for its start-up IPI */
 	volatile bool waiting;			/* it does, in vm_run(): nobody else touches its state */
+	volatile bool debugged;			/* the debug stub wants it to stand */
+	volatile bool debug_waits;		/* it stands, in bhyve_debug_exit() */
+	bool mask_hwintr;			/* no interrupts while the stub steps */
+	enum step_kind step_kind;		/* vmm_step.c: what is stepped over, and the guest's TF and DR6 before */
+	bool step_tf;
+	uint64_t step_dr6;
 	bool init;				/* it had been started before: INIT has to undo what it did */
 	volatile uint32_t reqidle;		/* somebody wants this vCPU out of vm_run() */
 	volatile bool running;			/* inside vm_run() */
@@ -95,6 +103,10 @@ void	 vlapic_timer_poll(struct vlapic *vlapic);
 bool	 vlapic_has_intr(struct vlapic *vlapic);
 #define APIC_PAGE	0xfee00000ul
 
+/* vmm/vmm_step.c */
+int	 vm_step_begin(struct vcpu *vcpu);
+void	 vm_step_end(struct vcpu *vcpu);
+
 /* vmm/vmm_emul.c: one MOV between a register and a device's page; 0, or EFAULT for anything else. */
 int	 vm_emulate_instruction(struct vcpu *vcpu, bool *retu);
 /* vmm/vmm_ioport.c: ports handled in the kernel; false for the others. */
@@ -109,6 +121,7 @@ int	 bhyve_console_in(struct vm *vm, const uint8_t *bytes, size_t length);
 struct thread *bhyve_thread(struct vm *vm, uint32_t vcpuid);
 void	 bhyve_stop(struct vm *vm, bool stop);
 bool	 bhyve_running(void);
+int	 bhyve_debug(struct vm *vm, uint32_t vcpuid, uint32_t what);	/* bhyve/gdb.c */
 void	 bhyve_tick(void);
 
 #endif

@@ -37,7 +37,8 @@ _Static_assert(VM_REG_GUEST_INTR_SHADOW == 38 && VM_REG_GUEST_DR0 == 39 && VM_RE
 
 enum vm_cap_type {
 	VM_CAP_HALT_EXIT, VM_CAP_MTRAP_EXIT, VM_CAP_PAUSE_EXIT, VM_CAP_UNRESTRICTED_GUEST, VM_CAP_ENABLE_INVPCID,
-	VM_CAP_BPT_EXIT, VM_CAP_RDPID, VM_CAP_RDTSCP, VM_CAP_IPI_EXIT, VM_CAP_MAX
+	VM_CAP_BPT_EXIT, VM_CAP_RDPID, VM_CAP_RDTSCP, VM_CAP_IPI_EXIT, VM_CAP_MASK_HWINTR,
+	VM_CAP_RFLAGS_TF, VM_CAP_MAX
 };
 
 enum vm_suspend_how {
@@ -71,8 +72,8 @@ struct vm_guest_paging {
 };
 
 /*
- * Why vmm_ops.run() returned. HLT, PAUSE (with -P), PAGING and INST_EMUL are for vm_run(); REQIDLE, SUSPENDED
- * and AST are set by vm_exit_wanted(); everything else goes to bhyve.
+ * Why vmm_ops.run() returned. HLT, PAUSE (with -P), PAGING and INST_EMUL are for vm_run(); REQIDLE, SUSPENDED,
+ * DEBUG and AST are set by vm_exit_wanted(); everything else goes to bhyve.
  */
 enum vm_exitcode {
 	VM_EXITCODE_INOUT, VM_EXITCODE_VMX, VM_EXITCODE_BOGUS, VM_EXITCODE_RDMSR, VM_EXITCODE_WRMSR, VM_EXITCODE_HLT,
@@ -80,7 +81,7 @@ enum vm_exitcode {
 	VM_EXITCODE_DEPRECATED1, VM_EXITCODE_RENDEZVOUS, VM_EXITCODE_IOAPIC_EOI, VM_EXITCODE_SUSPENDED,
 	VM_EXITCODE_INOUT_STR, VM_EXITCODE_TASK_SWITCH, VM_EXITCODE_MONITOR, VM_EXITCODE_MWAIT, VM_EXITCODE_SVM,
 	VM_EXITCODE_REQIDLE, VM_EXITCODE_DEBUG, VM_EXITCODE_VMINSN, VM_EXITCODE_BPT, VM_EXITCODE_AST,
-	VM_EXITCODE_MAX
+	VM_EXITCODE_DB, VM_EXITCODE_MAX
 };
 
 #define VM_PROT_READ		1
@@ -140,6 +141,9 @@ struct vm_exit {
 		struct {
 			enum vm_suspend_how how;
 		} suspended;
+		struct {
+			uint64_t rip;		/* the guest's, for an injected #BP to push what INT3 would */
+		} bpt;
 	} u;
 };
 
@@ -187,7 +191,7 @@ int		 vcpu_vcpuid(struct vcpu *vcpu);
 struct vlapic	*vm_lapic(struct vcpu *vcpu);
 /*
  * The check before each world switch, with interrupts (or GIF) off: true = leave the loop, vm_exitinfo() says why, with
- * rip as its rip. Suspend, request to be idle, AST.
+ * rip as its rip. Suspend, the debug stub, request to be idle, AST.
  */
 bool	vm_exit_wanted(struct vcpu *vcpu, const struct vm_eventinfo *evinfo, uint64_t rip);
 /* Is the guest-physical address RAM or ROM of the VM (mapped at first touch), rather than a device? */
@@ -209,6 +213,8 @@ bool	vm_entry_intinfo(struct vcpu *vcpu, uint64_t *info);
 void	vm_inject_exception(struct vcpu *vcpu, int vector, bool errcode_valid, uint32_t errcode);
 void	vm_inject_ud(struct vcpu *vcpu);
 void	vm_inject_gp(struct vcpu *vcpu);
+void	vm_inject_bp(struct vcpu *vcpu);	/* the INT3 of a VM_EXITCODE_BPT, as if it had not been caught */
+bool	vm_hwintr_masked(struct vcpu *vcpu);	/* VM_CAP_MASK_HWINTR */
 bool	vm_nmi_pending(struct vcpu *vcpu);
 void	vm_nmi_clear(struct vcpu *vcpu);	/* delivered; counts it */
 

@@ -323,6 +323,11 @@ ctl_vm_request(uint8_t code, struct args *a)
 			return (ENOENT);
 		bhyve_stop(vm, take(a, 4) != 0);
 		return (0);
+	case CTL_DEBUG: {
+		uint32_t vcpuid = (uint32_t)take(a, 4);
+
+		return (bhyve_debug(vm, vcpuid, (uint32_t)take(a, 4)));
+	}
 	case CTL_INJECT_NMI:
 	case CTL_GET_STATS:
 	case CTL_GET_STATE:

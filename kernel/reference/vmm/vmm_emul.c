@@ -1,5 +1,6 @@
 /* Emulation of the MOVs with which guests reach the local APIC's page: 89, 8b and c7 /0, 32 bits. */
 #include "vm.h"
+#include "vmm_internal.h"
 
 #define CR0_PG		(1ull << 31)
 #define PTE_P		1ull
@@ -40,19 +41,27 @@ translate(struct vcpu *vcpu, const struct vm_guest_paging *paging, uint64_t gla,
 	return (false);
 }
 
+uint8_t *
+vm_linear_byte(struct vcpu *vcpu, const struct vm_guest_paging *paging, uint64_t gla, bool write)
+{
+	uint64_t gpa;
+	uint8_t *page;
+
+	if (!translate(vcpu, paging, gla, &gpa))
+		return (NULL);
+	page = vm_gpa_page(vcpu->vm, gpa & ~0xfffull, write);
+	return (page == NULL ? NULL : page + (gpa & 0xfff));
+}
+
 static bool
 fetch(struct vcpu *vcpu, const struct vm_guest_paging *paging, uint64_t gla, uint8_t bytes[MAX_LENGTH])
 {
 	for (int n = 0; n < MAX_LENGTH; n++) {
-		uint64_t gpa;
-		const uint8_t *page;
+		const uint8_t *byte = vm_linear_byte(vcpu, paging, gla + (uint64_t)n, false);
 
-		if (!translate(vcpu, paging, gla + (uint64_t)n, &gpa))
+		if (byte == NULL)
 			return (n > 0);
-		page = vm_gpa_page(vcpu->vm, gpa & ~0xfffull, false);
-		if (page == NULL)
-			return (n > 0);
-		bytes[n] = page[gpa & 0xfff];
+		bytes[n] = *byte;
 	}
 	return (true);
 }

@@ -52,6 +52,10 @@ vm_exit_wanted(struct vcpu *vcpu, const struct vm_eventinfo *info, uint64_t rip)
 		vme->u.suspended.how = (enum vm_suspend_how)*info->suspend;
 		return (true);
 	}
+	if (vcpu->debugged) {
+		vme->exitcode = VM_EXITCODE_DEBUG;
+		return (true);
+	}
 	if (*info->reqidle != 0 || vcpu->parked) {
 		vme->exitcode = VM_EXITCODE_REQIDLE;
 		vmm_stat_incr(vcpu, VMEXIT_REQIDLE, 1);
@@ -87,6 +91,21 @@ void
 vm_inject_gp(struct vcpu *vcpu)
 {
 	vm_inject_exception(vcpu, IDT_GP, true, 0);
+}
+
+void
+vm_inject_bp(struct vcpu *vcpu)
+{
+	uint64_t rip = vcpu->exitinfo.u.bpt.rip;
+
+	vm_inject_exception(vcpu, IDT_BP, false, 0);
+	vcpu->nextrip = rip;
+}
+
+bool
+vm_hwintr_masked(struct vcpu *vcpu)
+{
+	return (vcpu->mask_hwintr);
 }
 
 bool
@@ -179,7 +198,7 @@ vm_handle_hlt(struct vcpu *vcpu)
 		__atomic_or_fetch(&vm->halted_cpus, me, __ATOMIC_SEQ_CST);
 		all_halted(vm);
 	}
-	while (vm->suspend == VM_SUSPEND_NONE && !vcpu->reqidle && !vcpu->parked && !vcpu->nmi_pending &&
+	while (vm->suspend == VM_SUSPEND_NONE && !vcpu->reqidle && !vcpu->debugged && !vcpu->parked && !vcpu->nmi_pending &&
 	    !(interruptible && vlapic_has_intr(vcpu->vlapic)))
 		sched_wait();
 	__atomic_and_fetch(&vm->halted_cpus, ~me, __ATOMIC_SEQ_CST);

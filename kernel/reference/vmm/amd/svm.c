@@ -264,6 +264,13 @@ svm_setcap(void *vcpui, int type, int val)
 	case VM_CAP_UNRESTRICTED_GUEST:
 		/* Nested paging runs real mode as it is; it cannot be switched off. */
 		return (val == 0 ? EINVAL : 0);
+	case VM_CAP_BPT_EXIT:
+		if (val != 0 || !defect(DEFECT_SVM_BPT_EXIT_STAYS))
+			vmcb_set_intercept(vcpu, VMCB_EXC_INTERCEPT, 1u << IDT_BP, val);
+		return (0);
+	case VM_CAP_RFLAGS_TF:
+		vmcb_set_intercept(vcpu, VMCB_EXC_INTERCEPT, 1u << IDT_DB, val);
+		return (0);
 	case VM_CAP_IPI_EXIT:
 		vcpu->ipi_exit = val != 0;
 		return (0);
@@ -287,6 +294,9 @@ svm_getcap(void *vcpui, int type, int *val)
 		return (0);
 	case VM_CAP_UNRESTRICTED_GUEST:
 		*val = 1;
+		return (0);
+	case VM_CAP_BPT_EXIT:
+		*val = (vcpu->vmcb->ctrl.intercept[VMCB_EXC_INTERCEPT] & (1u << IDT_BP)) != 0;
 		return (0);
 	case VM_CAP_IPI_EXIT:
 		*val = vcpu->ipi_exit;

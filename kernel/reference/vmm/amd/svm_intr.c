@@ -109,7 +109,7 @@ svm_inj_extint(struct svm_vcpu *vcpu, struct vlapic *vlapic)
 	const struct vmcb_ctrl *ctrl = &vcpu->vmcb->ctrl;
 	int vector;
 
-	if (!vlapic_pending_intr(vlapic, &vector))
+	if (vm_hwintr_masked(vcpu->vcpu) || !vlapic_pending_intr(vlapic, &vector))
 		return (false);
 	if ((vcpu->vmcb->state.rflags & PSL_I) == 0 || ctrl->intr_shadow != 0 ||
 	    (ctrl->eventinj & VMCB_EVENTINJ_VALID) != 0)

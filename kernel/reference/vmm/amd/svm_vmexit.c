@@ -213,6 +213,17 @@ svm_vmexit(struct svm_vcpu *vcpu, struct vm_exit *vme)
 		__asm__ __volatile__("int $18");
 		handled = true;
 		break;
+	case VMCB_EXIT_EXCP0 + IDT_DB:
+		/* Only intercepted while the debug stub steps. */
+		vmm_stat_incr(vcpu->vcpu, VMEXIT_EXCEPTION, 1);
+		vme->exitcode = VM_EXITCODE_DB;
+		break;
+	case VMCB_EXIT_EXCP0 + IDT_BP:
+		vmm_stat_incr(vcpu->vcpu, VMEXIT_EXCEPTION, 1);
+		vme->exitcode = VM_EXITCODE_BPT;
+		/* The exit is in front of the INT3; an injected #BP pushes the RIP of the VMCB (APM volume 2, 15.20). */
+		vme->u.bpt.rip = state->rip + 1;
+		break;
 	case VMCB_EXIT_MSR:
 		handled = svm_handle_msr(vcpu, vme);
 		break;

@@ -177,6 +177,9 @@ vmx_handle_exception(struct vmx_vcpu *vcpu, struct vm_exit *vme, uint64_t qual)
 	}
 	if (vector == IDT_BP && (vcpu->cap.set & (1u << VM_CAP_BPT_EXIT)) != 0) {
 		vme->exitcode = VM_EXITCODE_BPT;
+		vme->u.bpt.rip = vme->rip;
+		/* Delivered by an entry, it pushes the address behind the instruction. */
+		vmcs_write(VMCS_ENTRY_INST_LENGTH, (uint64_t)vme->inst_length);
 		vme->inst_length = 0;
 		return (false);
 	}

@@ -121,7 +121,7 @@ vmx_inject_extint(struct vmx_vcpu *vcpu, struct vlapic *vlapic, uint64_t gi)
 	/* The exit for the window comes first. */
 	if ((vcpu->cap.proc_ctls & PROCBASED_INT_WINDOW_EXITING) != 0)
 		return;
-	if (!vlapic_pending_intr(vlapic, &vector))
+	if (vm_hwintr_masked(vcpu->vcpu) || !vlapic_pending_intr(vlapic, &vector))
 		return;
 	if ((vmcs_read(VMCS_GUEST_RFLAGS) & PSL_I) == 0 || !interruptible(gi)) {
 		vmx_set_int_window_exiting(vcpu);

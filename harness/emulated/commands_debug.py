@@ -1,0 +1,26 @@
+"""nc(1) on the emulated host, as far as it reaches the debug stubs of running guests."""
+
+from __future__ import annotations
+
+from harness.emulated.host import EmulatedHost
+from harness.emulated.shell import Context, Program
+
+
+class DebugPrograms:
+    """Methods are programs; :meth:`table` names them."""
+
+    def __init__(self, host: EmulatedHost) -> None:
+        self.host = host
+
+    def table(self) -> dict[str, Program]:
+        return {"nc": self.nc}
+
+    def nc(self, context: Context, argv: list[str]) -> int:
+        """``nc -N 127.0.0.1 PORT``; nothing but debug stubs listens here. Status 1 where none does."""
+        words = [word for word in argv[1:] if not word.startswith("-")]
+        if len(words) != 2 or not words[1].isdigit():
+            context.err("usage: nc [-N] [destination] [port]\n")
+            return 1
+        stub = self.host.debug_stubs.get(int(words[1])) if words[0] in ("127.0.0.1", "localhost") else None
+        # One that is busy with another debugger hangs up, as FreeBSD's does.
+        return 0 if stub is not None and stub.serve(context.stdin, context.stdout) else 1
