@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,17 @@ class Difference:
 class Comparison:
     """All cells of both runs, the worse first."""
 
-    baseline: Path
-    candidate: Path
+    #: Run folders of each side, in the order in which they were made.
+    baseline: tuple[Path, ...]
+    candidate: tuple[Path, ...]
     differences: tuple[Difference, ...]
+    #: alias -> SHA-256 of the vmm.ko that each side ran, where hosts told one.
+    modules: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def same_module(self) -> tuple[str, ...]:
+        """Hosts on which both sides ran the very same vmm.ko."""
+        return tuple(alias for alias, (before, after) in self.modules.items() if before == after)
 
     def of(self, side: Side) -> tuple[Difference, ...]:
         return tuple(difference for difference in self.differences if difference.side is side)
@@ -62,26 +70,52 @@ class Comparison:
         return 0 if any(difference.before for difference in self.differences) else 5
 
 
-def compare_runs(baseline: Path, candidate: Path, confirmations: Sequence[tuple[Path, Path]] = ()) -> Comparison:
-    """Compare two run folders cell by cell.
+def compare_runs(
+    baseline: Path | Sequence[Path], candidate: Path | Sequence[Path], confirmations: Sequence[tuple[Path, Path]] = ()
+) -> Comparison:
+    """Compare the run folders of two sides (one each, or several that share the cells) cell by cell.
 
     ``confirmations`` are further pairs of runs of the cells that differed: a difference that does not show again in
     each of them is unstable. Raises :class:`ConfigError` for a folder that is not a finished run.
     """
-    before, after = _cells(baseline), _cells(candidate)
+    bases, candidates = ((runs,) if isinstance(runs, Path) else tuple(runs) for runs in (baseline, candidate))
+    before, after = _all_cells(bases), _all_cells(candidates)
     if not before:
-        raise ConfigError(f"The baseline '{baseline}' has no cells: there is nothing to compare with.")
+        names = ", ".join(str(run) for run in bases)
+        raise ConfigError(f"The baseline '{names}' has no cells: there is nothing to compare with.")
     again = [(_cells(one), _cells(other)) for one, other in confirmations]
     found = [_difference(key, before.get(key), after.get(key), again) for key in sorted({*before, *after})]
     order = list(Side)
-    return Comparison(baseline, candidate, tuple(sorted(found, key=lambda entry: order.index(entry.side))))
+    known, other = _modules(bases), _modules(candidates)
+    modules = {alias: (known[alias], other[alias]) for alias in known if alias in other}
+    return Comparison(bases, candidates, tuple(sorted(found, key=lambda entry: order.index(entry.side))), modules)
+
+
+def _modules(runs: Sequence[Path]) -> dict[str, str]:
+    """The module of each host; ``differing`` where the runs of one side had several."""
+    found: dict[str, str] = {}
+    for run in runs:
+        hosts = json.loads((run / "results.json").read_text(encoding="utf-8")).get("hosts", {})
+        for alias, facts in hosts.items():
+            sha256 = str(facts.get("vmm_sha256", ""))
+            if sha256:
+                found[alias] = sha256 if found.get(alias, sha256) == sha256 else "differing"
+    return found
+
+
+def _all_cells(runs: Sequence[Path]) -> dict[tuple[str, str], dict[str, Any]]:
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in runs:
+        cells.update(_cells(run))
+    return cells
 
 
 def _cells(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     path = folder / "results.json"
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        return {(cell["host"], cell["test"]): cell for cell in cells}
+        # Evidence is found from where its own run is.
+        return {(cell["host"], cell["test"]): {**cell, "run": str(folder)} for cell in cells}
     except OSError as error:
         raise ConfigError(
             f"'{folder}' is not a finished run: '{path.name}' cannot be read ({error.strerror})."

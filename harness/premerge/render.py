@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.premerge.compare import Comparison, Difference, Side
@@ -18,15 +18,26 @@ def summary(comparison: Comparison) -> str:
     return ", ".join(f"{len(comparison.of(side))} {side}" for side in Side)
 
 
-def markdown(comparison: Comparison, *, base: str, candidate: str) -> str:
-    """A comment for a code review. ``base`` and ``candidate`` name the two modules."""
+def markdown(comparison: Comparison, *, base: str, candidate: str, how: str = "") -> str:
+    """A comment for a code review. ``base`` and ``candidate`` name the two modules, ``how`` says how they were run."""
     worse = len(comparison.of(Side.WORSE))
     verdict = f"**{worse} cells are worse**" if worse else "**Nothing is worse**"
     lines = [f"### vmmcheck: `{candidate}` against `{base}`", "", f"{verdict}: {summary(comparison)}.", ""]
     for side in (Side.WORSE, Side.UNSTABLE, Side.NOT_COMPARABLE, Side.FIXED):
         lines += _section(comparison.of(side), side)
-    lines.append(f"Baseline run {comparison.baseline.name}, candidate run {comparison.candidate.name}.")
+    lines += [f"**{line}**" for line in warnings(comparison)]
+    for alias, (before, after) in sorted(comparison.modules.items()):
+        lines.append(f"- {alias}: vmm.ko `{before[:16]}` against `{after[:16]}` (SHA-256)")
+    names = [", ".join(run.name for run in runs) for runs in (comparison.baseline, comparison.candidate)]
+    lines += ["", *([how] if how else []), f"Baseline run {names[0]}, candidate run {names[1]}."]
     return "\n".join(lines) + "\n"
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What stands against believing a comparison."""
+    return [
+        f"Both sides ran the same vmm.ko on '{alias}': nothing was compared there." for alias in comparison.same_module
+    ]
 
 
 def _section(differences: tuple[Difference, ...], side: Side) -> Iterator[str]:
@@ -45,19 +56,39 @@ def _section(differences: tuple[Difference, ...], side: Side) -> Iterator[str]:
     yield ""
 
 
-def write_comparison(comparison: Comparison, folder: Path, *, base: str, candidate: str) -> list[Path]:
-    """Write ``comparison.json`` and ``comparison.md`` into ``folder``; the paths written."""
+def write_comparison(
+    comparison: Comparison,
+    folder: Path,
+    *,
+    base: str,
+    candidate: str,
+    how: str = "",
+    order: Sequence[tuple[str, str, str]] = (),
+) -> list[Path]:
+    """Write ``comparison.json`` and ``comparison.md`` into ``folder``; the paths written.
+
+    ``order`` has side, suite module (empty: all) and run of everything that was run, in that order.
+    """
     folder.mkdir(parents=True, exist_ok=True)
 
-    def place(run: Path, cell: object) -> str:
+    def place(cell: object) -> str:
         evidence = cell.get("evidence", "") if isinstance(cell, dict) else ""
-        return os.path.relpath(run / evidence, folder).replace(os.sep, "/") if evidence else ""
+        if not isinstance(cell, dict) or not evidence:
+            return ""
+        return os.path.relpath(Path(cell["run"]) / evidence, folder).replace(os.sep, "/")
 
     data = {
-        "schema": 1,
+        "schema": 2,
         "base": base,
         "candidate": candidate,
-        "runs": [comparison.baseline.name, comparison.candidate.name],
+        "runs": {
+            "baseline": [run.name for run in comparison.baseline],
+            "candidate": [run.name for run in comparison.candidate],
+        },
+        "how": how,
+        "order": [{"side": side, "suite": group, "run": run} for side, group, run in order],
+        "modules": {alias: list(pair) for alias, pair in comparison.modules.items()},
+        "warnings": warnings(comparison),
         "totals": {str(side): len(comparison.of(side)) for side in Side},
         "exit_code": comparison.exit_code,
         "cells": [
@@ -70,7 +101,7 @@ def write_comparison(comparison: Comparison, folder: Path, *, base: str, candida
                 "after": entry.after["verdict"] if entry.after else None,
                 "why": entry.why,
                 "attempts": list(entry.attempts),
-                "evidence": [place(comparison.baseline, entry.before), place(comparison.candidate, entry.after)],
+                "evidence": [place(entry.before), place(entry.after)],
             }
             for entry in comparison.differences
             if entry.side is not Side.UNCHANGED
@@ -78,5 +109,5 @@ def write_comparison(comparison: Comparison, folder: Path, *, base: str, candida
     }
     paths = [folder / "comparison.json", folder / "comparison.md"]
     paths[0].write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    paths[1].write_text(markdown(comparison, base=base, candidate=candidate), encoding="utf-8")
+    paths[1].write_text(markdown(comparison, base=base, candidate=candidate, how=how), encoding="utf-8")
     return paths

@@ -15,7 +15,7 @@ from harness.cli import cli
 from harness.errors import ConfigError
 from harness.inventory.load import load_inventory
 from harness.inventory.module import seeded_defect, with_module
-from harness.premerge import Side, compare_runs, markdown
+from harness.premerge import Side, Step, compare_runs, describe, markdown, may_alternate, order_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,8 @@ def cell(test: str, raw: str, *, verdict: str = "", code: str = "", host: str = 
 def run(parent: Path, name: str, *cells: dict[str, Any]) -> Path:
     folder = parent / name
     folder.mkdir()
-    (folder / "results.json").write_text(json.dumps({"cells": cells}))
+    hosts = {"one": {"vmm_sha256": name[0] * 64}}
+    (folder / "results.json").write_text(json.dumps({"cells": cells, "hosts": hosts}))
     return folder
 
 
@@ -88,6 +89,37 @@ def test_the_comment_names_the_cells(tmp_path: Path) -> None:
     text = markdown(comparison, base="stock", candidate="patch:fix.diff")
     assert "**1 cells are worse**" in text
     assert "| one | DAT-01 | `t[x|y]` | PRODUCT-REGISTER-MISMATCH: t[x\\|y] said FAIL |" in text
+    assert f"- one: vmm.ko `{'b' * 16}` against `{'c' * 16}` (SHA-256)" in text
+
+
+def test_runs_that_share_the_cells_are_one_side(tmp_path: Path) -> None:
+    bases = [run(tmp_path, "b1", cell("t", "PASS")), run(tmp_path, "b2", cell("u", "FAIL"))]
+    candidates = [run(tmp_path, "c1", cell("t", "FAIL")), run(tmp_path, "c2", cell("u", "PASS"))]
+    comparison = compare_runs(bases, candidates)
+    assert [entry.test[-1] for entry in comparison.of(Side.WORSE)] == ["t"]
+    assert [entry.test[-1] for entry in comparison.of(Side.FIXED)] == ["u"]
+    assert comparison.modules == {"one": ("b" * 64, "c" * 64)}
+
+
+def test_the_same_module_on_both_sides_is_told(tmp_path: Path) -> None:
+    comparison = compare_runs(run(tmp_path, "x1", cell("t", "PASS")), run(tmp_path, "x2", cell("t", "PASS")))
+    assert comparison.same_module == ("one",)
+    assert "Both sides ran the same vmm.ko on 'one'" in markdown(comparison, base="stock", candidate="ko:a")
+
+
+def test_modules_alternate_where_that_is_cheap() -> None:
+    emulated = load_inventory(ROOT / "labs" / "emulated.toml").host
+    example = load_inventory(ROOT / "labs" / "example.toml").host
+    real = {alias: host for alias, host in example.items() if host.kind == "freebsd"}
+    assert real
+    assert may_alternate(real, ("stock", "ko:vmm.ko"), asked=None)[0]
+    assert may_alternate(real, ("ref:main", "stock"), asked=None) == (False, "'ref:main' is built for every run")
+    assert may_alternate(emulated, ("stock", "stock"), asked=None) == (False, "'emuintel' is booted for every run")
+    assert may_alternate(emulated, ("stock", "stock"), asked=True)[0]
+    steps = order_of(["m", "n"], alternate=True)
+    assert [(step.side[0], step.group) for step in steps] == [("b", "m"), ("c", "m"), ("c", "n"), ("b", "n")]
+    assert "each of 2 suite modules" in describe(steps, alternate=True, why="x")
+    assert order_of([], alternate=False) == [Step("baseline"), Step("candidate")]
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
@@ -131,9 +163,23 @@ def test_a_seeded_defect_on_an_emulated_host(tmp_path: Path) -> None:
     assert all(
         (tmp_path / "out" / folder / "manifest.json").exists() for entry in worse for folder in entry["evidence"]
     )
-    first, second = sorted((tmp_path / "out" / "runs").iterdir())
-    reverse = compare_runs(second, first)
-    assert {(entry.host, entry.test) for entry in reverse.of(Side.FIXED)} == {
-        (entry["host"], entry["test"]) for entry in worse
+    assert "One whole run with each module, the baseline first ('emuamd' is booted for every run)." in done.stdout
+    assert data["order"] == [
+        {"side": side, "suite": "", "run": run.name}
+        for side, run in zip(("baseline", "candidate"), sorted((tmp_path / "out" / "runs").iterdir()), strict=True)
+    ]
+    assert len(set(data["modules"]["emuamd"])) == 2
+
+    # The other way round, in turn, with cells of another suite module that nothing changes.
+    words = ["--case=ISO-04", "--case=RST-01", "--base=defect:svm-host-dr6-not-restored", "--candidate=stock"]
+    command = [*command[:5], "--host=emuamd", *words, "--interleave", f"--out={tmp_path / 'reverse'}"]
+    back = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert back.returncode == 0, back.stdout + back.stderr
+    reverse = json.loads((tmp_path / "reverse" / "comparison.json").read_text())
+    assert {(entry["side"], entry["host"], entry["test"]) for entry in reverse["cells"]} == {
+        ("fixed", entry["host"], entry["test"]) for entry in worse
     }
-    assert reverse.exit_code == 0
+    assert [entry["side"] for entry in reverse["order"]] == ["baseline", "candidate", "candidate", "baseline"]
+    assert reverse["totals"]["unchanged"] > 0
+    assert reverse["runs"]["baseline"] == [reverse["order"][0]["run"], reverse["order"][3]["run"]]
+    assert f"#### Fixed ({len(worse)})" in (tmp_path / "reverse" / "comparison.md").read_text()
