@@ -10,6 +10,8 @@ from harness.subjects import Subject
 from suites.guestlib import expect_steps
 
 TUNABLE = "hw.vmm.trace_guest_exceptions"
+#: Seconds for a guest: a traced INT3 of an AMD guest may never come back (G-09), and limits are longer on slow hosts.
+SECONDS = 10
 #: FreeBSD's name of the statistic that counts what the hypervisor intercepted.
 INTERCEPTED = "number of vm exits due to exceptions"
 #: What an earlier event left in DR6.
@@ -21,7 +23,7 @@ def run_traced(subject: Subject, program: Program, under_test: Handle) -> Result
 
     The program announces phase 1 before and phase 2 behind what it tests.
     """
-    with subject.host.tunable(TUNABLE, 1), subject.start(program) as guest:
+    with subject.host.tunable(TUNABLE, 1), subject.start(program, seconds=SECONDS) as guest:
         guest.wait_phase(1)
         before = guest.stats()[INTERCEPTED]
         guest.go()
