@@ -12,6 +12,7 @@
 #define RESET_STATE         0x00000600  /* what the registers held at the first instruction of the boot processor */
 #define AP_STATE            0x00000640  /* the same for the processor that was started last */
 #define MAILBOX             0x00000800  /* a word that the host writes to let a silent `sync` go on */
+#define RECORDS_LENGTH      0x00000820  /* 16 bytes: how many blocks of 16 bytes of RECORDS count, decimal, then newlines */
 #define LEGACY              0x00001000  /* arguments and events of code outside long mode, struct legacy */
 #define LEGACY_EVENTS       0x00001100
 #define LEGACY_EVENTS_MAX   92

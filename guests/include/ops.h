@@ -104,6 +104,7 @@
 #define END_BOCHS           4   /* "Shutdown" to port 0x8900 */
 #define END_QEMU            5   /* isa-debug-exit at port 0xf4 */
 #define END_REBOOT          6   /* port 0xcf9, hard reset */
+#define END_KEEP_RECORDS    0x100 /* beside a method: the host reads the records in memory, they are not sent */
 #define END_TESTDEV_VALUE   8   /* bhyve ends with status 17 */
 
 #ifndef __ASSEMBLER__

@@ -42,9 +42,9 @@ end_of_run(const struct context *ctx, const struct payload_header *header)
 
 	WRITE_DR(7, DR7_INACTIVE);
 	if (__atomic_exchange_n(&ending, 1, __ATOMIC_SEQ_CST) == 0) {
-		send_records(header->nonce);
+		send_records(header->nonce, header->end_method & END_KEEP_RECORDS);
 		halt_others(ctx);
-		signal_host(header->end_method);
+		signal_host(header->end_method & ~(unsigned)END_KEEP_RECORDS);
 	}
 	for (;;)
 		__asm__ volatile("sti; hlt");

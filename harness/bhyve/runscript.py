@@ -2,7 +2,7 @@
 
 The script's standard input carries the ROM image first and the guest's COM1 after it, its standard output is COM1
 alone. Everything else goes to standard error between marks: bhyve makes standard output non-blocking, so that a
-writer behind it could lose bytes.
+writer behind it could lose bytes. The records are read in the memory of the guest that ended, before its VM goes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from harness.bhyve.command import BhyveOptions
 from harness.errors import CommandFailed, InfraError, UnexpectedAnswer
+from harness.guest import tables
 from harness.hosts.host import BOOT_COMMAND, FENCED, Boot, Host, parse_boot
 from harness.hosts.messages import TAIL_COMMAND, mark_command, since
 from harness.hosts.modules import LoadedFile, hash_command, parse_kldstat
@@ -22,6 +23,19 @@ from harness.transport import CommandResult, Framed
 
 #: Until the VM's node has vanished; 10.x destroys it behind our back.
 _NODE_GONE = "for i in 1 2 3 4 5 6 7 8 9 10; do test ! -e {node} || sleep 0.2; done; test ! -e {node}"
+
+
+
+def _records_command(node: str) -> str:
+    """Print the records of a guest that ended; nothing when it did not come that far.
+
+    ``/dev/vmm/NAME`` is the guest's memory (``vmmdev_rw()`` of vmm_dev.c) until the VM is destroyed.
+    """
+    known, block = tables.constants(), 16
+    read = f"dd if={node} bs={block}"
+    length = f"{read} iseek={known['RECORDS_LENGTH'] // block} count=1 2>/dev/null"
+    records = f'{read} iseek={known["RECORDS"] // block} "count=$blocks" 2>/dev/null'
+    return f'blocks=$({length}); test -z "$blocks" || {records}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +54,11 @@ class HostView:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How the script ended: bhyve's status and standard error, and the host afterwards."""
+    """How the script ended: bhyve's status and standard error, the guest's records, and the host afterwards."""
 
     status: int
     stderr: str
+    records: bytes
     view: HostView
 
 
@@ -61,6 +76,7 @@ class RunScript:
             "upload": f"head -c {len(rom)} >{path} && sha256 -q {path}",
             "mark": mark_command(mark),
             "bhyve": options.command(),
+            "records": _records_command(node),
             "destroy": f"bhyvectl --vm={name} --destroy",
             "remove": f"rm -f {path}",
             "node": _NODE_GONE.format(node=node),
@@ -110,7 +126,7 @@ class RunScript:
             name = self._options.name
             raise InfraError(f"The virtual machine '{name}' could not be removed: {said or 'no message'}.")
         output, code = pieces["bhyve"]
-        return Finished(code, output.decode("utf-8", "replace"), self._view(pieces))
+        return Finished(code, output.decode("utf-8", "replace"), pieces["records"][0], self._view(pieces))
 
     def _record(self, done: CommandResult, pieces: dict[str, tuple[bytes, int]], recorder: Recorder) -> None:
         times = self._framed.times(done.stderr, done.err_times)
@@ -118,6 +134,9 @@ class RunScript:
             out, err = output, b""
             if name == "bhyve":
                 out, err = done.stdout, output
+            elif name == "records":
+                # They are kept beside the console, byte by byte.
+                out = f"({len(output)} bytes)\n".encode()
             elif name == "messages":
                 out = "".join(f"{line}\n" for line in since(output.decode("utf-8", "replace"), self._mark)).encode()
             began, took = times.get(name, (0.0, done.seconds))

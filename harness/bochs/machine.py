@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.build.toolchain import build_library
 from harness.errors import EmulatorFailed, ToolMissing
 from harness.timing import Deadline
 
@@ -63,6 +64,8 @@ class BochsConfig:
     serial: Path | None = None
     ram_images: tuple[RamImage, ...] = ()
     reset_on_triple_fault: bool = True
+    #: Output to port 0xE9 says that the machine waits for COM1 (``line.c``).
+    rests: bool = False
     #: Bochs calls every VM exit an error, and writing a line for each takes longer than the exit.
     log_errors: bool = True
 
@@ -88,6 +91,7 @@ class BochsConfig:
             "sound: driver=dummy",
             "clock: sync=none",
             "mouse: enabled=0",
+            f"port_e9_hack: enabled={int(self.rests)}",
         ]
         lines += [
             f"optramimage{n}: file={image.path}, address={image.address:#x}"
@@ -152,6 +156,12 @@ def start_process(config: MachineConfig, device: str, *, env: Mapping[str, str] 
     process.returncode = 0
     threading.Thread(target=_discard, args=(screen,), name="bochs-screen", daemon=True).start()
     return process.pid
+
+
+def start_resting(config: MachineConfig, device: str) -> int:
+    """:func:`start_process` with ``line.c``: the process sleeps while the machine has nothing to do."""
+    library = build_library(Path(__file__).with_name("line.c"))
+    return start_process(config, device, env={"LD_PRELOAD": str(library), "VMMCHECK_LINE": device})
 
 
 class BochsMachine:

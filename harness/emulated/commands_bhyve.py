@@ -24,6 +24,8 @@ NAME_MAX = 31
 #: vCPUs of one VM (VM_MAXCPU).
 MAX_VCPUS = 2
 ROM_MAX = 16 * 1024 * 1024
+#: Bytes of guest memory that the kernel gives in one answer.
+READ_MAX = 4096
 SUSPEND_RESET, SUSPEND_POWEROFF = 1, 2
 
 #: bhyvectl's register names and FreeBSD's enum vm_reg_name.
@@ -247,7 +249,10 @@ class BhyvePrograms:
                 self.host.machine.vm_request(Code.VM_WRITE, vm, struct.pack("<Q", at) + data)
             else:
                 at, count = int(words.get("iseek", words.get("skip", "0"))) * size, int(words.get("count", "1")) * size
-                data = self.host.machine.vm_request(Code.VM_READ, vm, struct.pack("<QI", at, count))
+                data = b""
+                while len(data) < count:
+                    piece = struct.pack("<QI", at + len(data), min(READ_MAX, count - len(data)))
+                    data += self.host.machine.vm_request(Code.VM_READ, vm, piece)
                 context.stdout.write(data)
         except KernelError:
             context.err(f"dd: /dev/vmm/{vm}: Bad address\n")

@@ -8,11 +8,13 @@ import re
 import select
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bochs import BochsConfig, BochsMachine, RamImage
+from harness.bochs.machine import start_resting
 from harness.build.reference import KERNEL_ADDRESS, MEMORY, NCPU, build_reference_hypervisor
 from harness.emulated.ctl import Code, ControlChannel, Event, KernelError, name_field
 from harness.errors import EmulatorFailed
@@ -23,6 +25,9 @@ ENOENT = 2
 
 #: What the kernel says first (kern/ctl.c).
 READY_LINE = "reference kernel ready"
+#: Seconds that nobody needs the machine after which its process is stopped. The kernel rests by itself; one that
+#: panicked or hangs does not.
+IDLE_SECONDS = 0.2
 #: Seconds for the kernel to come up; it takes about a fifth of one.
 BOOT_SECONDS = 20.0
 
@@ -117,6 +122,8 @@ class Machine:
         self._ready = threading.Event()
         self._busy = 0
         self._busy_lock = threading.Lock()
+        self._idle_since = 0.0
+        self._paused = False
         self._cpu_seconds = 0.0
         self._expected_end = False
         #: Keys of the ROM pages that the kernel was given since it booted.
@@ -145,10 +152,11 @@ class Machine:
             memory=MEMORY,
             ram_images=(RamImage(kernel.binary, KERNEL_ADDRESS),),
             log_errors=False,
+            rests=True,
             # The emulator cannot restart two processors: a triple fault ends it, and the host is switched on anew.
             reset_on_triple_fault=False,
         )
-        self._bochs = BochsMachine(config)
+        self._bochs = BochsMachine(config, start_resting)
         self._expected_end = False
         threading.Thread(target=self._watch, args=(os.pidfd_open(self._bochs.pid),), daemon=True).start()
         self._channel = ControlChannel(self._bochs.serial_fd, self._on_event)
@@ -156,7 +164,7 @@ class Machine:
             self.power_off()
             raise EmulatorFailed(f"The reference hypervisor did not boot within {BOOT_SECONDS:g} s.")
         hello = Hello.unpack(self.request(Code.HELLO))
-        self._rest()
+        threading.Thread(target=self._stop_when_idle, args=(self._bochs,), daemon=True).start()
         return hello
 
     def _watch(self, pidfd: int) -> None:
@@ -181,6 +189,7 @@ class Machine:
             self._bochs.kill()
         self._bochs = self._channel = None
         self._busy = 0
+        self._paused = False
 
     def cpu_seconds(self) -> float:
         """CPU time of all emulators of this machine so far."""
@@ -192,17 +201,24 @@ class Machine:
         """Somebody needs the machine to run (a request, or a running guest); pairs with :meth:`release`."""
         with self._busy_lock:
             self._busy += 1
-            if self._busy == 1 and self._bochs is not None:
+            if self._paused and self._bochs is not None:
+                self._paused = False
                 self._bochs.resume()
 
     def release(self) -> None:
         with self._busy_lock:
             self._busy = max(0, self._busy - 1)
-            self._rest()
+            self._idle_since = time.monotonic()
 
-    def _rest(self) -> None:
-        if self._busy == 0 and self._bochs is not None:
-            self._bochs.pause()
+    def _stop_when_idle(self, bochs: BochsMachine) -> None:
+        """Runs beside each emulator, as long as it is this machine's."""
+        while self._bochs is bochs:
+            with self._busy_lock:
+                idle = self._busy == 0 and time.monotonic() - self._idle_since > IDLE_SECONDS
+                if idle and not self._paused and self._bochs is bochs:
+                    self._paused = True
+                    bochs.pause()
+            time.sleep(IDLE_SECONDS)
 
     # --- requests -----------------------------------------------------------------------------------------
 

@@ -279,4 +279,5 @@ class Shell:
         child = replace(context, stdout=collect, variables=dict(context.variables))
         with suppress(BrokenPipeError):
             context.variables["?"] = str(self.run_text(text, child))
-        return collect.data.decode("utf-8", "replace").rstrip("\n")
+        # sh takes no NUL into a variable.
+        return collect.data.replace(b"\0", b"").decode("utf-8", "replace").rstrip("\n")

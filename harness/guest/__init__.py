@@ -1,7 +1,19 @@
 """Guest programs, their ROM images and the records that come back."""
 
 from harness.guest.program import EndMethod, Handle, Program
-from harness.guest.records import Counted, Features, Kind, Mode, Record, Result, decode, has_banner, is_finished, phases
+from harness.guest.records import (
+    Counted,
+    Features,
+    Kind,
+    Mode,
+    Record,
+    Result,
+    decode,
+    has_banner,
+    is_finished,
+    phases,
+    with_memory,
+)
 from harness.guest.rom import Rom
 from harness.guest.state import ControlRegisters, DebugRegisters, DescriptorTables
 
@@ -23,4 +35,5 @@ __all__ = [
     "has_banner",
     "is_finished",
     "phases",
+    "with_memory",
 ]

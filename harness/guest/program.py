@@ -27,7 +27,11 @@ _NOT_LONG = ("real", "prot16", "prot32", "vm86")
 
 
 class EndMethod(IntEnum):
-    """How the guest says that it is done (``END_*`` in ops.h)."""
+    """How the guest says that it is done (``END_*`` in ops.h).
+
+    Under the ``_KEPT`` ones it does not send its records: the host reads them in the memory of the ended guest. Each
+    byte sent is a VM exit, so this is most of what a short program costs.
+    """
 
     PARK = 0
     TESTDEV = 1
@@ -36,6 +40,8 @@ class EndMethod(IntEnum):
     BOCHS = 4
     QEMU = 5
     REBOOT = 6
+    TESTDEV_KEPT = 0x101
+    HLT_KEPT = 0x102
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from harness.guest.registers import VECTORS
 from harness.guest.state import ControlRegisters, DebugRegisters, DescriptorTables
 
 _RECORD = struct.Struct("<IBBHQIIHBBIQQQQQQ")
+#: Stands between a console and the records that were read in the guest's memory, where both are kept as one.
+_MEMORY_MARK = b"\r\n-- records, as read in the guest's memory --\r\n"
 _LINE = re.compile(rb"(?:VGP1 ([BPE]) ([0-9a-f]{8})((?: [0-9a-f]+)*)|R ([0-9a-f.]+)) ([0-9a-f]{8})\r*\n")
 
 
@@ -280,12 +282,18 @@ def has_banner(console: bytes, nonce: int) -> bool:
 
 def is_finished(console: bytes) -> bool:
     """Whether the canary line has arrived (checked fully by :func:`decode`)."""
-    return b"VGP1 E " in console and console.rstrip(b"\0").endswith(b"\n")
+    sent = console.partition(_MEMORY_MARK)[0]
+    return b"VGP1 E " in sent and sent.rstrip(b"\0").endswith(b"\n")
 
 
 def phases(console: bytes, nonce: int) -> list[int]:
     """Phases that the guest has announced so far."""
     return [int(line.words[0], 16) for line in lines(console, nonce) if line.type == "P"]
+
+
+def with_memory(console: bytes, memory: bytes) -> bytes:
+    """A console and the records in the guest's memory as one piece of evidence, which :func:`decode` takes."""
+    return console + _MEMORY_MARK + memory
 
 
 def _pack(text: str, number: int) -> bytes:
@@ -296,8 +304,24 @@ def _pack(text: str, number: int) -> bytes:
         raise RecordsDamaged(f"Record {number} has a wrong form.") from None
 
 
-def decode(console: bytes, nonce: int) -> Result:
-    """Turn a complete console into records; raises :class:`RecordsDamaged` unless every byte is accounted for."""
+def _split(memory: bytes) -> list[bytes]:
+    """Records as they lie in memory; raises :class:`RecordsDamaged` unless it is a number of whole ones, in order."""
+    if len(memory) % _RECORD.size:
+        raise RecordsDamaged(f"{len(memory)} bytes of records were read, which is no multiple of {_RECORD.size}.")
+    packed = [memory[at : at + _RECORD.size] for at in range(0, len(memory), _RECORD.size)]
+    for expected, data in enumerate(packed):
+        (number,) = struct.unpack_from("<I", data)
+        if number != expected:
+            raise RecordsDamaged(f"Record {expected} in the guest's memory says that it is record {number}.")
+    return packed
+
+
+def decode(evidence: bytes, nonce: int) -> Result:
+    """Turn a complete console into records; raises :class:`RecordsDamaged` unless every byte is accounted for.
+
+    Where the guest kept its records, ``evidence`` is what :func:`with_memory` makes.
+    """
+    console, kept, memory = evidence.partition(_MEMORY_MARK)
     found = lines(console, nonce)
     canaries = [line for line in found if line.type == "E"]
     if not canaries:
@@ -307,7 +331,7 @@ def decode(console: bytes, nonce: int) -> Result:
     if len(canaries) > 1 or sum(line.type == "B" for line in found) != 1:
         raise RecordsDamaged("The console holds more than one run of the guest, or no banner.")
     count, total_crc = (int(word, 16) for word in canaries[0].words)
-    packed = []
+    packed = _split(memory) if kept else []
     for expected, line in enumerate(line for line in found if line.type == "R"):
         data = _pack(line.words[0].decode(), expected)
         (number,) = struct.unpack_from("<I", data)
@@ -321,4 +345,4 @@ def decode(console: bytes, nonce: int) -> Result:
     records = tuple(Record.unpack(data) for data in packed)
     if any(record.kind is Kind.OVERFLOW for record in records):
         raise TestDefect("The guest met more events than its record area takes, or could not read its program.")
-    return Result(records, console)
+    return Result(records, evidence)

@@ -36,7 +36,7 @@ from harness.bhyve import (
 )
 from harness.bhyve.runscript import Finished
 from harness.errors import GuestHang, GuestSilent, RecordsDamaged, SshLost, TestDefect, UnexpectedAnswer, VmmcheckError
-from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
+from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases, with_memory
 from harness.hosts import Host, MessageLog, Witness
 from harness.hosts.state import HostDebugState
 from harness.hosts.witness import parse_state, show_state
@@ -55,6 +55,8 @@ _CLEARING = 20.0
 
 def end_of(console: bytes, status: int, stderr: str, rom: Rom, done: int) -> tuple[Result, VmmcheckError | None]:
     """The records of a guest that has ended, and what was wrong with how bhyve ended (``done`` is its good status).
+
+    ``console`` is what ``with_memory`` makes where the records were read in the guest's memory.
 
     Raises :class:`RecordsDamaged`, or what it means that the guest did not come to its end.
     """
@@ -115,9 +117,8 @@ class BhyveGuest:
         while not is_finished(self._process.stdout) and self._process.read(self._deadline):
             self._check_deadline("end")
         finished = self._wait()
-        self._result, wrong = end_of(
-            self._process.stdout, finished.status, finished.stderr, self._rom, self._done
-        )  # fmt: skip
+        console = with_memory(self._process.stdout, finished.records)
+        self._result, wrong = end_of(console, finished.status, finished.stderr, self._rom, self._done)
         record_result(self._recorder, self._result)
         if wrong is not None:
             raise wrong
@@ -139,8 +140,14 @@ class BhyveGuest:
         if self._finished is None:
             left = Deadline.after(self._deadline.remaining() + _CLEARING * self._host.patience)
             done = self._process.wait(left)
-            self._recorder.add_file(self._evidence("console.raw"), done.stdout)
-            self._finished = self._script.read(done, self._recorder)
+            finished: Finished | None = None
+            try:
+                finished = self._script.read(done, self._recorder)
+            finally:
+                records = finished.records if finished is not None else b""
+                console = with_memory(done.stdout, records) if records else done.stdout
+                self._recorder.add_file(self._evidence("console.raw"), console)
+            self._finished = finished
         return self._finished
 
     def _evidence(self, name: str) -> str:
@@ -323,7 +330,7 @@ class BhyveSubject:
         ``pin`` is the host CPU of vCPU 0; further vCPUs go to the ones behind it.
         """
         vm = f"{NAME_PREFIX}-{name}" if name else NAME_PREFIX
-        rom = Rom.build(program, EndMethod.TESTDEV if self._testdev else EndMethod.HLT)
+        rom = Rom.build(program, EndMethod.TESTDEV_KEPT if self._testdev else EndMethod.HLT_KEPT)
         record_program(self.recorder, rom)
         options = BhyveOptions(
             vm, f"{self._host.folder}/{vm}.rom", vcpus=program.vcpus, pins=self._pins(pin, program.vcpus),

@@ -47,6 +47,7 @@ struct vm {
 	void *cookie;
 	uint64_t memsize;
 	void **ram;				/* one pointer a page, NULL until touched */
+	uint64_t ram_pages;			/* how many of them are there */
 	unsigned rom_pages;
 	void *rom[ROM_PAGES_MAX];
 	bool used_before;			/* a bhyve has run it since its contexts were made */

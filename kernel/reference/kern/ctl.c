@@ -1,4 +1,8 @@
-/* The control channel: bytes, frames, and the thread that answers requests. What they do is in ctl_requests.c. */
+/*
+ * The control channel: bytes, frames, and the thread that answers requests. What they do is in ctl_requests.c. Requests
+ * come in at COM1; what goes out is written to the emulator's debug port, which takes a byte whenever there is one
+ * (harness/bochs/line.c puts both together).
+ */
 #include "cpufunc.h"
 #include "ctl.h"
 #include "ctl_internal.h"
@@ -6,11 +10,12 @@
 
 #define COM1		0x3f8
 #define LSR_DATA	0x01
-#define LSR_THRE	0x20
-#define FIFO_DEPTH	16
 #define MAGIC0		0xa5
 #define MAGIC1		0x5a
 #define HEADER		4		/* type, code, sequence number */
+#define OUTPUT		0xe9
+/* Between two frames: nothing is to be done until a request arrives. No frame begins with it. */
+#define REST		0
 /* Polls without a byte after which a frame that began is given up: the other side died in the middle of it. */
 #define PATIENCE	20000000
 
@@ -40,13 +45,7 @@ ctl_init(void)
 static void
 send(const void *data, size_t length)
 {
-	const uint8_t *bytes = data;
-
-	while (length-- != 0) {
-		while ((inb(COM1 + 5) & LSR_THRE) == 0)
-			;
-		outb(COM1, *bytes++);
-	}
+	__asm__ __volatile__("rep outsb" : "+S"(data), "+c"(length) : "d"((uint16_t)OUTPUT) : "memory");
 }
 
 static void
@@ -94,7 +93,7 @@ ctl_event_named(uint8_t code, const char *name, const void *payload, size_t leng
 void
 panic(const char *format, ...)
 {
-	static const uint8_t filler[64];
+	uint8_t filler[64];
 	int nobody = NOCPU;
 	char text[512];
 	__builtin_va_list ap;
@@ -109,7 +108,11 @@ panic(const char *format, ...)
 	__builtin_va_start(ap, format);
 	vsnprintf(text, sizeof(text), format, ap);
 	__builtin_va_end(ap);
-	/* Whoever held the line will not finish: fill up the frame that was on its way, so that it is seen to be damaged. */
+	/*
+	 * Whoever held the line will not finish: fill up the frame that was on its way, so that it is seen to be damaged.
+	 * Nothing begins with these bytes, and they are no REST.
+	 */
+	memset(filler, 0xff, sizeof(filler));
 	for (size_t n = 0; tx_mtx.owned && n < sizeof(filler) * FILLERS; n += sizeof(filler))
 		send(filler, sizeof(filler));
 	tx_mtx.owned = 0;
@@ -151,15 +154,19 @@ receive(void)
 
 	for (;;) {
 		/*
-		 * With a guest running, the CPU rests between ticks. Without one nothing else needs it, and an answer
-		 * a tick later is a tick of the emulator's time later: look at the line all the time.
+		 * With a guest running, the CPU rests between ticks. Without one nothing else needs it, and the whole
+		 * machine may stand still until there is something on the line.
 		 */
 		while (!poll_byte(&byte) || byte != MAGIC0) {
 			if (bhyve_running()) {
 				bhyve_tick();
 				sched_wait();
-			} else
+			} else {
+				mtx_lock_spin(&tx_mtx);
+				outb(OUTPUT, REST);
+				mtx_unlock_spin(&tx_mtx);
 				sched_yield();
+			}
 		}
 		if (!read_bytes(&byte, 1) || byte != MAGIC1 || !read_bytes(head, sizeof(head)))
 			continue;

@@ -2,15 +2,24 @@
 #include "vmm_internal.h"
 
 #define ROM_END		(1ull << 32)
+/*
+ * Where firmware works, a fault brings the pages around it along, as vm_fault_prefault() does with those that are
+ * resident. Above, every page is a fault of its own: programs touch memory there to have one.
+ */
+#define LOW_MEMORY	0x400000ull
+#define FAULT_AROUND	(16 * PAGE_SIZE)
 
 void
 vm_free_ram(struct vm *vm)
 {
 	if (vm->ram == NULL)
 		return;
-	for (uint64_t n = 0; n < vm->memsize / PAGE_SIZE; n++)
-		if (vm->ram[n] != NULL)
+	for (uint64_t n = 0, left = vm->ram_pages; left != 0; n++)
+		if (vm->ram[n] != NULL) {
 			contigfree(vm->ram[n], 1);
+			left--;
+		}
+	vm->ram_pages = 0;
 	kfree(vm->ram);
 	vm->ram = NULL;
 }
@@ -50,27 +59,21 @@ vm_gpa_page(struct vm *vm, uint64_t gpa, bool write)
 		return (write ? NULL : rom_page(vm, gpa));
 	if (*slot == NULL) {
 		mtx_lock_spin(&vm->mtx);
-		if (*slot == NULL)
-			*slot = contigalloc(1);
+		if (*slot == NULL && (*slot = contigalloc(1)) != NULL)
+			vm->ram_pages++;
 		mtx_unlock_spin(&vm->mtx);
 	}
 	return (*slot);
 }
 
-/* A nested page fault in memory: 0, EFAULT for a store to ROM, ENOMEM. */
-int
-vm_handle_paging(struct vcpu *vcpu)
+/* Map one page of RAM or ROM; 0 or ENOMEM. */
+static int
+enter(struct vm *vm, uint64_t gpa)
 {
-	const struct vm_exit *vme = &vcpu->exitinfo;
-	uint64_t gpa = trunc_page(vme->u.paging.gpa);
-	struct vm *vm = vcpu->vm;
 	int prot = VM_PROT_READ | VM_PROT_EXECUTE, error;
 	void *page = rom_page(vm, gpa);
 
-	if (page != NULL) {
-		if ((vme->u.paging.fault_type & VM_PROT_WRITE) != 0)
-			return (EFAULT);
-	} else {
+	if (page == NULL) {
 		page = vm_gpa_page(vm, gpa, true);
 		prot |= VM_PROT_WRITE;
 	}
@@ -79,6 +82,28 @@ vm_handle_paging(struct vcpu *vcpu)
 	mtx_lock_spin(&vm->mtx);
 	error = pmap_enter(vm->pmap, gpa, vtophys(page), prot);
 	mtx_unlock_spin(&vm->mtx);
+	return (error);
+}
+
+/* A nested page fault in memory: 0, EFAULT for a store to ROM, ENOMEM. */
+int
+vm_handle_paging(struct vcpu *vcpu)
+{
+	const struct vm_exit *vme = &vcpu->exitinfo;
+	uint64_t gpa = trunc_page(vme->u.paging.gpa), start, end;
+	struct vm *vm = vcpu->vm;
+	bool rom = rom_page(vm, gpa) != NULL;
+	int error = 0;
+
+	if (rom && (vme->u.paging.fault_type & VM_PROT_WRITE) != 0)
+		return (EFAULT);
+	if (!rom && gpa >= LOW_MEMORY)
+		return (enter(vm, gpa));
+	start = gpa & ~(FAULT_AROUND - 1ull);
+	end = start + FAULT_AROUND;
+	for (uint64_t near = start; near < end && error == 0; near += PAGE_SIZE)
+		if (near == gpa || (rom ? rom_page(vm, near) != NULL : near < vm->memsize))
+			error = enter(vm, near);
 	return (error);
 }
 
