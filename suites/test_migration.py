@@ -189,6 +189,8 @@ def _member(stress: Stress, number: int, passes: int) -> tuple[Program, list[Han
             others.append(program.expect_dr(7, dr7(register, "write", 8, "G")))
             stores.append(program.store(watched))
             others.append(program.store(unwatched))
+    # Nobody leaves while the host still moves vCPUs about.
+    program.sync(2)
     return program, stores, others, register
 
 
@@ -199,7 +201,7 @@ def _member(stress: Stress, number: int, passes: int) -> tuple[Program, list[Han
     needs=("migration", "two-vms"),
 )
 def test_a_crowd_of_armed_guests(subject: Subject, stress: Stress) -> None:
-    passes, moves = 3 * stress.scale, 8 * stress.scale
+    passes, moves = 10 * stress.scale, 8 * stress.scale
     crowd = [_member(stress, number, passes) for number in range(CROWD)]
     with ExitStack() as stack:
         guests = [
@@ -212,6 +214,9 @@ def test_a_crowd_of_armed_guests(subject: Subject, stress: Stress) -> None:
             guest.go()
         for _ in range(moves):
             stress.random.choice(guests).pin(stress.random.randrange(2))
+        for guest in guests:
+            guest.wait_phase(2)
+            guest.go()
         results = [guest.finish() for guest in guests]
     for number, ((_, stores, others, register), result) in enumerate(zip(crowd, results, strict=True)):
         hits = [hit for store in stores for hit in result.exceptions_of(store)]

@@ -101,6 +101,7 @@ struct thread *kthread_add(const char *name, void (*function)(void *), void *arg
 void	 sched_yield(void);
 /* Yield while polling; the CPU halts until its next tick when all its threads only wait. */
 void	 sched_wait(void);
+bool	 sched_others(void);			/* does a thread but this one do more than poll? */
 void	 sched_bind(int cpu);			/* move the current thread there, now */
 void	 thread_setcpu(struct thread *td, uint32_t cpumask);
 void	 thread_reap(struct thread *td);	/* of one that exited */

@@ -161,6 +161,8 @@ receive(void)
 			if (bhyve_running()) {
 				bhyve_tick();
 				sched_wait();
+			} else if (sched_others()) {
+				sched_yield();
 			} else {
 				mtx_lock_spin(&tx_mtx);
 				outb(OUTPUT, REST);

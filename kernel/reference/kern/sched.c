@@ -138,6 +138,19 @@ cpu_busy(int cpu)
 	return (false);
 }
 
+/* Is there any thread on any CPU, but for this one, that does more than poll? */
+bool
+sched_others(void)
+{
+	for (int n = 0; n < THREADS; n++) {
+		const struct thread *td = &threads[n];
+
+		if (td->td_used && !td->td_exited && !td->td_stopped && !td->td_waiting && td != curthread())
+			return (true);
+	}
+	return (false);
+}
+
 void
 sched_wait(void)
 {
