@@ -154,6 +154,9 @@ sentinel_start(uint32_t id, int cpu, const struct pcb *pcb, uint32_t per_slice, 
 		if ((pcb->pcb_dr7 & 3) != 0)
 			s->td->td_watch = s->td->td_pcb.pcb_dr0;
 		thread_setcpu(s->td, 1u << cpu);
+		/* Its CPU may sleep until its next tick: whoever asked finds it at work. */
+		while (per_slice != 0 && s->td->td_touches == 0)
+			sched_wait();
 		return (0);
 	}
 	return (EBUSY);
