@@ -158,5 +158,5 @@ class RunScript:
             module_sha256=text["hash"].strip() if pieces["hash"][1] == 0 else "",
             machines=tuple(text["machines"].split()) if pieces["machines"][1] == 0 else (),
             messages=tuple(since(text["messages"], self._mark)),
-            tail=tuple(text["messages"].splitlines()),
+            tail=tuple(pieces["messages"][0].decode("utf-8", "replace").splitlines()),
         )

@@ -207,7 +207,7 @@ class SshSession:
                 "messages": TAIL_COMMAND,
             }
         )
-        tail = tuple(answers["messages"].text.splitlines())
+        tail = tuple(answers["messages"].stdout.decode("utf-8", "replace").splitlines())
         if self._subject is not None:
             self._subject.messages.take(tail)
         files = parse_kldstat(answers["module"].text)

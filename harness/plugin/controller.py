@@ -25,6 +25,7 @@ from harness.plugin.sampling import told
 from harness.plugin.scheduler import HostScheduler
 from harness.report import write_reports
 from harness.results import Cell, CellPlan, CellRecorder, Outcome, Run, judge
+from harness.results.evidence import facts_reference
 from harness.results.run import cell_folder, exit_code
 from harness.verdicts import Verdict
 
@@ -207,8 +208,15 @@ class Controller:
             judge(known, [outcome], started=started, duration=time.time() - started, evidence=evidence), plan=plan
         )
         if evidence:
-            CellRecorder(folder).finish({**cell.as_dict(), "rule": plan.rule, "references": list(plan.references)})
+            more = {"rule": plan.rule, "references": list(plan.references), "host_facts": self._facts_of(plan.host)}
+            CellRecorder(folder).finish({**cell.as_dict(), **more})
         return cell
+
+    def _facts_of(self, alias: str) -> dict[str, str]:
+        """Where the worker that is gone kept the facts of its host, those of its last boot."""
+        files = list((self.run.folder / "hosts" / alias).glob("facts-*.json"))
+        newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
+        return facts_reference(self.run.folder, newest) if newest is not None else {}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:

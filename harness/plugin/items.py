@@ -21,6 +21,7 @@ from harness.plugin.options import LAB, LabConfig
 from harness.redaction import clean_bytes
 from harness.results import CellPlan, CellRecorder, judge, outcome_of
 from harness.results.cells import Outcome
+from harness.results.evidence import facts_reference
 from harness.results.run import cell_folder
 from harness.subjects import Subject
 from harness.verdicts import Verdict
@@ -159,12 +160,10 @@ class ItemRunner:
             return {}
         known = self._kept.get(alias)
         if known is None or known[0] != data:
-            sum = hashlib.sha256(data).hexdigest()
-            path = f"hosts/{alias}/facts-{sum[:8]}.json"
-            target = self._lab.run_dir / path
+            target = self._lab.run_dir / "hosts" / alias / f"facts-{hashlib.sha256(data).hexdigest()[:8]}.json"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-            known = self._kept[alias] = (data, {"file": path, "sha256": sum})
+            known = self._kept[alias] = (data, facts_reference(self._lab.run_dir, target))
         return known[1]
 
     def _finish(self, item: pytest.Item, outcomes: list[Outcome]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from harness.redaction import clean, clean_bytes
 
+#: Of the files in a cell's folder.
+SCHEMA = 2
 #: Judged expectations while the cell runs: one line each, so that a killed process loses none.
 _JUDGED = "registers.jsonl"
 
@@ -69,7 +71,8 @@ class CellRecorder:
             entries = [json.loads(line) for line in lines]
             self._path("registers.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
             judged.unlink()
-        self._path("verdict.json").write_text(json.dumps(verdict, indent=1) + "\n", encoding="utf-8")
+        told = {"schema": SCHEMA, **verdict}
+        self._path("verdict.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         sums = {path.name: _hash(path) for path in sorted(self.folder.iterdir()) if path.name != "manifest.json"}
         self._path("manifest.json").write_text(_manifest(sums), encoding="utf-8")
 
@@ -114,6 +117,11 @@ def console_of(folder: Path, nonce: str) -> bytes:
 def run_of(folder: Path) -> Path:
     """The run folder that a cell's folder is in (``RUN/cells/TEST/HOST``)."""
     return folder.resolve().parents[2]
+
+
+def facts_reference(run: Path, path: Path) -> dict[str, str]:
+    """How a cell names the facts of its host: the file's path in the run folder, and its SHA-256."""
+    return {"file": path.relative_to(run).as_posix(), "sha256": _hash(path)}
 
 
 def _wrong_facts(folder: Path) -> list[str]:
