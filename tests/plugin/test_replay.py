@@ -84,6 +84,20 @@ def test_a_verdict_that_was_changed_everywhere_is_judged_otherwise(stored: Path)
     assert "judged again it is PASS" in done.stdout
 
 
+def test_what_cannot_be_judged_again_is_named(stored: Path) -> None:
+    folder = folders(stored)[0]
+    (folder / "rom.json").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["rom.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    done = vmmcheck("replay", str(stored))
+    assert done.returncode == 10, done.stdout + done.stderr
+    test = json.loads((folder / "verdict.json").read_text())["test"]
+    assert f"NOT JUDGED AGAIN  bareintel  {test}\n" in done.stdout
+    assert "The evidence has no program 1 of this case" in done.stdout
+    assert "1 could not be judged again, their judgements hold" in done.stdout
+
+
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
     done = vmmcheck("replay", str(tmp_path))
     assert done.returncode == 4
