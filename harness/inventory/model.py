@@ -111,6 +111,8 @@ class Timeouts(Strict):
 class Common(Strict):
     purpose: Annotated[tuple[str, ...], Field(strict=False)] = ()
     notes: str = ""
+    #: Hosts that name the same pool are alike and share the work: each cell runs on one of them.
+    pool: str = ""
 
 
 class BareHost(Common):
@@ -261,6 +263,11 @@ class QemuHost(VirtualHost):
 Host = BareHost | EmulatedHost | FreebsdHost | BochsHost | QemuHost
 
 
+def vendor_of(host: Host) -> str:
+    """``intel`` or ``amd``, as declared."""
+    return host.cpu.vendor if isinstance(host, FreebsdHost) else host.vendor
+
+
 class Inventory(Strict):
     """One lab."""
 
@@ -268,3 +275,16 @@ class Inventory(Strict):
     lab: str
     defaults: Defaults | None = None
     host: Annotated[dict[Alias, Annotated[Host, Field(discriminator="kind")]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _alike(self) -> Inventory:
+        first: dict[str, str] = {}
+        for alias, host in self.host.items():
+            known = first.setdefault(host.pool, alias) if host.pool else alias
+            if (host.kind, vendor_of(host)) != (self.host[known].kind, vendor_of(self.host[known])):
+                raise ValueError(
+                    f"host.{alias} shares pool '{host.pool}' with host.{known}, but is of another kind or vendor:"
+                    " a cell may run on either of them"
+                )
+        return self
+

@@ -15,8 +15,9 @@ from harness.lab.power import ManualPower as PowerByHand
 from harness.lab.power import Power, SimulatedPower
 from harness.transport import Endpoint, PrivateKey, key_from_file, key_from_text, keys_from_agent
 
-#: An emulated host boots in a second or two.
-EMULATED_TIMEOUTS = Timeouts(connect=15, comeback=20, boot=60, lease=0.1)
+#: An emulated host boots in a second or two. Its machine is one of several processes on the controller, which may have
+#: other work as well: guests are given more time than on a machine of their own.
+EMULATED_TIMEOUTS = Timeouts(connect=15, comeback=20, boot=60, lease=0.1, patience=3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import zlib
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -62,7 +64,7 @@ def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConf
         chosen = chosen and (lab.replay is None or item.nodeid in lab.replayed)
         if chosen and not (priority and metadata.priority > priority):
             reasons[item] = why_not(item, metadata, platforms[_alias_of(item)])
-    drawn = set(sampled(config, [*reasons], _alias_of, lambda item: not reasons[item]))
+    drawn = shared(sampled(config, [*reasons], _alias_of, lambda item: not reasons[item]), lab)
     for item in items:
         metadata = case_of(item)
         if metadata is None or not isinstance(item, pytest.Function):
@@ -87,6 +89,25 @@ def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConf
         items[:] = kept
 
 
+def shared(items: Collection[pytest.Function], lab: LabConfig) -> set[pytest.Function]:
+    """What is left of ``items`` when the hosts of a pool share them.
+
+    Which host has an item depends on nothing but its name: a history of its verdicts stays on one host.
+    """
+    kept = set()
+    for item in items:
+        which, among = lab.shares.get(_alias_of(item), (0, 1))
+        if zlib.crc32(_test_of(item).encode()) % among == which:
+            kept.add(item)
+    return kept
+
+
+def _test_of(item: pytest.Function) -> str:
+    """The name of an item without its host."""
+    parameters = item.callspec.id.split("-")[1:]
+    return item.nodeid.partition("[")[0] + (f"[{'-'.join(parameters)}]" if parameters else "")
+
+
 def why_not(item: pytest.Item, metadata: Case, platform: Platform) -> str:
     """Why an item cannot be observed on a platform, or an empty string."""
     if platform.vendor not in metadata.vendors:
@@ -108,10 +129,9 @@ def plan_of(item: pytest.Function, metadata: Case, platform: Platform) -> CellPl
         for entry in reversed(declared)
         if entry.matches(platform.kind, platform.vendor, parameters, item.function.__name__)
     }
-    name = f"[{'-'.join(parameters)}]" if parameters else ""
     return CellPlan(
         nodeid=item.nodeid,
-        test=item.nodeid.partition("[")[0] + name,
+        test=_test_of(item),
         case=metadata.id,
         rule=metadata.rule,
         host=platform.alias,

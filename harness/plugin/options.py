@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ class LabConfig:
     run_dir: Path | None
     #: alias -> how to reach a host that the controller started.
     reach: dict[str, dict[str, str]]
+    #: alias -> (which of the hosts of its pool it is, how many there are) of a host that shares the work.
+    shares: dict[str, tuple[int, int]] = field(default_factory=dict)
     #: Seeded defects of the module under test (emulated hosts).
     defects: tuple[str, ...] = ()
     #: The finished run whose records are judged again; then no host is reached.
@@ -72,7 +75,9 @@ def read_lab(config: pytest.Config) -> LabConfig | None:
         data = json.loads(given["vmmcheck"])
         host: Host = TypeAdapter(Host).validate_json(json.dumps(data["entry"]))
         reach = {data["alias"]: data["reach"]}
-        return LabConfig(data["lab"], {data["alias"]: host}, Path(data["run_dir"]), reach, tuple(data["defects"]))
+        shares = {data["alias"]: (data["share"][0], data["share"][1])} if data["share"] else {}
+        hosts = {data["alias"]: host}
+        return LabConfig(data["lab"], hosts, Path(data["run_dir"]), reach, shares, tuple(data["defects"]))
     if config.option.replay:
         return _stored_lab(Path(config.option.replay), config.option.host)
     if not config.option.lab:
@@ -90,7 +95,16 @@ def read_lab(config: pytest.Config) -> LabConfig | None:
     if module:
         hosts = {alias: with_module(alias, host, module) for alias, host in hosts.items()}
         defects += [seeded_defect(module)] if seeded_defect(module) else []
-    return LabConfig(inventory.lab, hosts, None, {}, tuple(defects))
+    return LabConfig(inventory.lab, hosts, None, {}, _shares(hosts), tuple(defects))
+
+
+def _shares(hosts: dict[str, Host]) -> dict[str, tuple[int, int]]:
+    """The share of every host that is in a pool with others of this run."""
+    pools: dict[str, list[str]] = defaultdict(list)
+    for alias, host in hosts.items():
+        if host.pool:
+            pools[host.pool].append(alias)
+    return {alias: (n, len(pool)) for pool in pools.values() for n, alias in enumerate(pool) if len(pool) > 1}
 
 
 def _stored_lab(folder: Path, aliases: list[str]) -> LabConfig:
@@ -124,6 +138,7 @@ def worker_input(lab: LabConfig, alias: str, run_dir: Path) -> str:
             "entry": dump_host(lab.hosts[alias]),
             "run_dir": str(run_dir),
             "reach": lab.reach.get(alias, {}),
+            "share": lab.shares.get(alias),
             "defects": list(lab.defects),
         }
     )
