@@ -68,6 +68,7 @@ class Case:
     needs: tuple[str, ...] = ()
     vendors: tuple[str, ...] = ("intel", "amd")
     expected: tuple[Expected, ...] = field(default=())
+    hazard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +91,19 @@ def case(
     needs: tuple[str, ...] = (),
     vendors: tuple[str, ...] = ("intel", "amd"),
     expected: tuple[Expected, ...] = (),
+    hazard: bool = False,
 ) -> Callable[[F], F]:
     """Declare a test function as (part of) case ``id``.
 
     ``rule`` is one sentence, ``refs`` manual sections, ``needs`` capabilities of the place where it runs (see
-    :class:`harness.subjects.Platform`); a case without needs is guest-only and runs bare as well.
+    :class:`harness.subjects.Platform`); a case without needs is guest-only and runs bare as well. A
+    ``hazard`` may take the host down: it is run with ``--hazards`` only, and written into the journal first.
     """
     requirements = (requirement,) if isinstance(requirement, str) else requirement
     unknown = set(requirements) - set(REQUIREMENTS)
     if unknown:
         raise ValueError(f"case {id} names requirements that do not exist: {sorted(unknown)}")
-    return pytest.mark.case(Case(id, rule, requirements, refs, priority, needs, vendors, expected))
+    return pytest.mark.case(Case(id, rule, requirements, refs, priority, needs, vendors, expected, hazard))
 
 
 def require_feature(offered: bool, name: str) -> None:

@@ -1,9 +1,10 @@
-"""nc(1) on the emulated host, as far as it reaches the debug stubs of running guests."""
+"""What looks into a guest from the emulated host: nc(1) to its debug stub, od(1) of its memory."""
 
 from __future__ import annotations
 
 from harness.emulated.host import EmulatedHost
 from harness.emulated.shell import Context, Program
+from harness.emulated.streams import read_all
 
 
 class DebugPrograms:
@@ -13,7 +14,17 @@ class DebugPrograms:
         self.host = host
 
     def table(self) -> dict[str, Program]:
-        return {"nc": self.nc}
+        return {"nc": self.nc, "od": self.od}
+
+    def od(self, context: Context, argv: list[str]) -> int:
+        """``od -An -v -tx1``: bytes in hexadecimal, sixteen a line."""
+        if argv[1:] != ["-An", "-v", "-tx1"]:
+            context.err("usage: od -An -v -tx1\n")
+            return 1
+        data = read_all(context.stdin)
+        for at in range(0, len(data), 16):
+            context.out("".join(f"           {byte:02x}"[-4:] for byte in data[at : at + 16]) + "\n")
+        return 0
 
     def nc(self, context: Context, argv: list[str]) -> int:
         """``nc -N 127.0.0.1 PORT``; nothing but debug stubs listens here. Status 1 where none does."""

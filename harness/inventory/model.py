@@ -113,6 +113,8 @@ class Common(Strict):
     notes: str = ""
     #: Hosts that name the same pool are alike and share the work: each cell runs on one of them.
     pool: str = ""
+    #: Cases that may take the host down are run there when a run asks for them (``--hazards``).
+    hazards: bool = False
 
 
 class BareHost(Common):

@@ -295,6 +295,8 @@ class ReplaySession:
         self._folder = self._stored / recorder.folder.relative_to(self._run_folder)
         return ReplaySubject(self.platform, self._folder, recorder)
 
+    def mark(self, hazard: str) -> None: ...
+
     def end(self) -> None:
         """What the kernel said is judged again as well."""
         judge_messages(self.platform.alias, read_delta(self._folder))

@@ -27,6 +27,9 @@ class HostSession(Protocol):
     def begin(self, recorder: Recorder) -> Subject:
         """Before an item: the host is healthy and on the boot we know, or an ``InfraError``."""
 
+    def mark(self, hazard: str) -> None:
+        """Leave word on the host's disk of what is about to be done to it; empty: take that away."""
+
     def end(self) -> None:
         """After an item: the same boot, no guest left over; raises what is not so."""
 
@@ -51,6 +54,8 @@ class BareSession:
     def begin(self, recorder: Recorder) -> Subject:
         self._subject.recorder = recorder
         return self._subject
+
+    def mark(self, hazard: str) -> None: ...
 
     def end(self) -> None:
         self._subject.recorder = NullRecorder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +48,8 @@ from harness.transport import SshTransport
 _FIRST_ATTEMPT = 15.0
 #: Seconds for the connection that is made anew only to leave a host as it was found.
 _LAST_ATTEMPT = 20.0
+#: On the host: the hazard that is about to be run there.
+HAZARD_FILE = "/var/db/vmmcheck/hazard"
 #: Climbs of the recovery ladder before a host is given up; an emulated one is back after a second.
 MAX_CLIMBS, MAX_CLIMBS_EMULATED = 8, 200
 #: What can be the sign of a host that went down, and has to be looked into before it is believed.
@@ -180,6 +183,14 @@ class SshSession:
         subject.messages.begin()
         self._items += 1
         return subject
+
+    def mark(self, hazard: str) -> None:
+        host = self._connected
+        if hazard:
+            folder = HAZARD_FILE.rpartition("/")[0]
+            host.change(f"mkdir -p {folder} && echo {shlex.quote(hazard)} >{HAZARD_FILE} && sync")
+        else:
+            host.change(f"rm -f {HAZARD_FILE}")
 
     def end(self) -> None:
         """The same boot, our module, no machine left over, no complaint of the kernel."""

@@ -6,7 +6,7 @@ import pytest
 
 from harness.catalogue import expectations
 from harness.errors import VmmcheckError
-from harness.plugin import sampling, stress
+from harness.plugin import hazards, sampling, stress
 from harness.plugin.collection import apply_metadata, parametrize_subject
 from harness.plugin.controller import Controller
 from harness.plugin.items import ItemRunner
@@ -17,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
     stress.add_options(parser)
     sampling.add_options(parser)
+    hazards.add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)

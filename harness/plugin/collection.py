@@ -13,6 +13,7 @@ from harness.cases import Case
 from harness.catalogue import expectations
 from harness.inventory import FreebsdMachine, Host, VirtualHost
 from harness.lab import platform_of
+from harness.plugin import hazards
 from harness.plugin.options import LabConfig
 from harness.plugin.sampling import sampled
 from harness.results import CellPlan
@@ -48,6 +49,12 @@ def case_of(item: pytest.Item) -> Case | None:
     return mark.args[0] if mark is not None else None
 
 
+def is_hazard(item: pytest.Item) -> bool:
+    """Whether an item may take its host down."""
+    metadata = case_of(item)
+    return metadata is not None and metadata.hazard
+
+
 def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConfig) -> None:
     """Select by case and priority, skip what the host cannot show (naming why), plan the rest."""
     platforms = {alias: platform_of(alias, host) for alias, host in lab.hosts.items()}
@@ -63,7 +70,10 @@ def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConf
         chosen = not wanted or any(fnmatch.fnmatchcase(metadata.id, pattern) for pattern in wanted)
         chosen = chosen and (lab.replay is None or item.nodeid in lab.replayed)
         if chosen and not (priority and metadata.priority > priority):
-            reasons[item] = why_not(item, metadata, platforms[_alias_of(item)])
+            alias = _alias_of(item)
+            reasons[item] = why_not(item, metadata, platforms[alias])
+            if metadata.hazard and not reasons[item]:
+                reasons[item] = hazards.why_not(config, alias, lab.hosts[alias])
     drawn = shared(sampled(config, [*reasons], _alias_of, lambda item: not reasons[item]), lab)
     for item in items:
         metadata = case_of(item)

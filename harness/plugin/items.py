@@ -16,7 +16,8 @@ from harness.expect import recording
 from harness.inventory import Host
 from harness.lab import HostSession, open_session
 from harness.lab.replay import ReplaySession
-from harness.plugin.collection import PLAN
+from harness.plugin.collection import PLAN, is_hazard
+from harness.plugin.hazards import Guard
 from harness.plugin.options import LAB, LabConfig
 from harness.redaction import clean_bytes
 from harness.results import CellPlan, CellRecorder, judge, outcome_of
@@ -40,6 +41,7 @@ class ItemRunner:
         self._broken: dict[str, Exception] = {}
         self._kept: dict[str, tuple[bytes, dict[str, str]]] = {}
         self.facts: dict[str, dict[str, Any]] = {}
+        self._journal: Guard | None = None
 
     @pytest.fixture
     def subject(self, request: pytest.FixtureRequest) -> Generator[Subject]:
@@ -47,6 +49,8 @@ class ItemRunner:
         session = self.session(str(request.param))
         recorder = request.node.stash[_RECORDER]
         subject = session.begin(recorder)
+        if self._guard is not None and is_hazard(request.node):
+            self._guard.begin(request.node.stash[PLAN], session)
         with recording(recorder):
             yield subject
         session.end()
@@ -102,6 +106,14 @@ class ItemRunner:
             output["vmmcheck_facts"] = json.dumps(self.facts)
 
     @property
+    def _guard(self) -> Guard | None:
+        """The journal of hazards; nothing is done to a host by judging stored records."""
+        run_dir = self._lab.run_dir
+        if self._journal is None and run_dir is not None and self._lab.replay is None:
+            self._journal = Guard(run_dir)
+        return self._journal
+
+    @property
     def _lab(self) -> LabConfig:
         """Read anew each time: the controller fills in the run folder when the session starts."""
         return self._config.stash[LAB]
@@ -122,10 +134,13 @@ class ItemRunner:
                 session = self._open(alias, host, reach)
                 self._sessions[alias] = session
                 self.facts[alias] = session.open()
+                if self._guard is not None:
+                    self.facts[alias].update(self._guard.opened(alias, session))
                 self._keep_facts(alias, session)
             except VmmcheckError as error:
-                self._broken[alias] = error
-                raise
+                told = self._guard.unopened(alias, error) if self._guard is not None else error
+                self._broken[alias] = told
+                raise told from error
             except pytest.fail.Exception as limit:
                 # The net under all limits: half an opening is none.
                 self._broken[alias] = HostLost(f"'{alias}' could not be opened in time: {limit}")
@@ -172,6 +187,9 @@ class ItemRunner:
         evidence = cell_folder(plan.test, plan.host) if recorder is not None else ""
         cell = judge(plan, outcomes, started=started, duration=time.time() - started, evidence=evidence)
         data = cell.as_dict()
+        if self._guard is not None:
+            session = self._sessions.get(plan.host)
+            self._guard.settle(plan, session, cell.verdict.name, lost=self.is_lost(plan.host))
         if recorder is not None and cell.verdict is not Verdict.SKIP:
             session = self._sessions.get(plan.host)
             told = self._keep_facts(plan.host, session) if session is not None else {}

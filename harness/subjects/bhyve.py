@@ -204,7 +204,9 @@ class BhyveGuest:
         if address % length:
             raise TestDefect(f"{length} bytes cannot be read at {address:#x}: it is no multiple of the length.")
         blocks = f"bs={length} iseek={address // length} count=1"
-        found = self._host.check(f"dd if=/dev/vmm/{self._name} {blocks} 2>/dev/null").stdout
+        # As text: evidence keeps no other bytes.
+        text = self._host.check(f"dd if=/dev/vmm/{self._name} {blocks} 2>/dev/null | od -An -v -tx1").text
+        found = bytes.fromhex(text) if re.fullmatch(r"[\s0-9a-f]*", text) else b""
         if len(found) != length:
             raise UnexpectedAnswer(f"/dev/vmm/{self._name} gave {len(found)} bytes at {address:#x}, not {length}.")
         return found

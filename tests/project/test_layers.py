@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: other unless they are the same package.
 RANKS: tuple[tuple[str, ...], ...] = (
     ("errors", "verdicts", "timing", "redaction"),
-    ("recording", "build", "seeding"),
+    ("recording", "build", "seeding", "hazards"),
     ("bochs",),
     ("guest",),
     ("inventory", "transport"),
