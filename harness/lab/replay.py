@@ -65,8 +65,9 @@ class StoredAnswers:
                 continue
             answer = None
             if entry["status"] is not None:
+                output = bytes.fromhex(entry["stdout_hex"]) if "stdout_hex" in entry else entry["stdout"].encode()
                 answer = CommandResult(
-                    command, entry["status"], entry["stdout"].encode(), entry["stderr"].encode(),
+                    command, entry["status"], output, entry["stderr"].encode(),
                     entry["started"], entry["seconds"] or 0.0,
                 )  # fmt: skip
             if command.startswith("bhyve "):
@@ -79,7 +80,8 @@ class StoredAnswers:
         # In the evidence it stands as it may be written.
         waiting = self._answers.get(_without_guard(clean(command)))
         if not waiting:
-            _not_stored(f"The evidence has no answer to '{command[:120]}'")
+            asked = "which another version of the harness may not have asked"
+            _not_stored(f"The evidence has no answer to '{command[:120]}', {asked}")
         answer = waiting.popleft()
         if answer is None:
             _not_stored(f"'{command[:120]}' was never answered")

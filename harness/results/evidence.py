@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from harness.redaction import clean, clean_bytes
 
+#: What output that is no text has: then its bytes are kept as well.
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xff]")
 #: Of the files in a cell's folder.
 SCHEMA = 2
 #: Judged expectations while the cell runs: one line each, so that a killed process loses none.
@@ -32,6 +35,7 @@ class CellRecorder:
             "status": status,
             "stdout": _text(stdout),
             "stderr": _text(stderr),
+            **({"stdout_hex": clean_bytes(stdout).hex()} if _BINARY.search(stdout) else {}),
             "started": round(started, 4),
             "seconds": round(seconds, 4),
         }

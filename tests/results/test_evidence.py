@@ -58,6 +58,7 @@ def test_answers(subject):
     program = small()
     program.set_dr(0, 0x1234)
     program.sync(1)
+    subject.host._host.put("/root/.vmmcheck/bytes", bytes(range(256)))
     with subject.host.tunable("hw.vmm.trace_guest_exceptions", 1), subject.host.observe() as seen:
         with subject.start(program, name="one") as one, subject.start(small(), pin=1, name="two") as two:
             one.wait_phase(1)
@@ -72,6 +73,7 @@ def test_answers(subject):
     with subject.host.sentinel(0, watch=True) as sentinel:
         pass
     expect_equal("foreign traps", sentinel.stop().foreign, 0)
+    expect_equal("bytes", subject.host._host.get("/root/.vmmcheck/bytes"), bytes(range(256)))
     subject.host._host.run("echo {SECRET}")
 """
 
