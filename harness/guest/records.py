@@ -153,8 +153,13 @@ class Result:
     raw: bytes
 
     def lines(self) -> tuple[str, ...]:
-        """The line of the console behind each record; none when others are among them, as then nobody can tell."""
-        found = [match[0].decode().rstrip() for match in _LINE.finditer(self.raw) if match[4]]
+        """What each record was read from: its bytes in the guest's memory in hexadecimal, or its line of the console.
+
+        None when there are more or fewer of them than records, as then nobody can tell.
+        """
+        console, _, memory = self.raw.partition(_MEMORY_MARK)
+        found = [memory[at : at + _RECORD.size].hex() for at in range(0, len(memory), _RECORD.size)]
+        found += [match[0].decode().rstrip() for match in _LINE.finditer(console) if match[4]]
         return tuple(found) if len(found) == len(self.records) else ()
 
     @property
