@@ -71,6 +71,21 @@ def test_reset_state_with_a_pattern_in_the_host(subject: Subject) -> None:
 
 
 @case(
+    "ISO-05",
+    rule="Host DR0-DR3 come back with a guest's stay although host DR7 enables none of them",
+    requirement=("S1.4",),
+    priority=2,
+    needs=("witness",),
+)
+def test_host_addresses_come_back_without_being_enabled(subject: Subject) -> None:
+    planted = subject.host.plant(0, replace(PLANTED, dr7=DR7_RESET))
+    expect_host_state(planted, replace(PLANTED, dr7=DR7_RESET))  # the control: they are really there
+    program, _ = hostile_guest(5)
+    subject.run(program, pin=0)
+    expect_host_state(subject.host.state(0), planted)
+
+
+@case(
     "ISO-01",
     rule="Guest-armed write watch on linear address X: host code touching its own X on the same CPU never traps",
     requirement=("S1.4",),

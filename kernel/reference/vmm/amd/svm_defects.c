@@ -8,6 +8,7 @@
 #include "svm_assym.h"
 #include "svm_defects.h"
 #include "svm_softc.h"
+#include "svm_internal.h"
 
 extern uint32_t svm_launch_defects;
 
@@ -157,10 +158,30 @@ svm_defective_vcpu_cleanup(const struct svm_vcpu *vcpu)
 	last_dr[vcpu->vcpuid][3] = vcpu->swctx.sctx_dr3;
 }
 
+/* Behind every exit, when the VMCB holds what the guest left. */
+void
+svm_defective_exit(struct svm_vcpu *vcpu)
+{
+	struct vmcb *vmcb = vcpu->vmcb;
+
+	if (defect(DEFECT_SVM_GUEST_DR6_BT_LOST) && (vmcb->state.dr6 & (1u << 15)) != 0) {
+		vmcb->state.dr6 &= ~(1ull << 15);
+		vcpu->dirty |= VMCB_CACHE_DR;
+	}
+	if (defect(DEFECT_SVM_HLT_DISARMS_DR3) && vmcb->ctrl.exitcode == VMCB_EXIT_HLT) {
+		vmcb->state.dr7 &= ~(3ull << 6);
+		vcpu->dirty |= VMCB_CACHE_DR;
+	}
+}
+
 void
 svm_defective_entry(struct svm_vcpu *vcpu)
 {
 	struct vmcb *vmcb = vcpu->vmcb;
+
+	/* The exit code is that of the last exit. */
+	if (defect(DEFECT_SVM_IO_CLEAN) && vmcb->ctrl.exitcode == VMCB_EXIT_IO)
+		vmcb->ctrl.vmcb_clean |= svm_clean_mask() & (VMCB_CACHE_DR | VMCB_CACHE_CR);
 
 	if (defect(DEFECT_SVM_GUEST_DR6_RESET)) {
 		vmcb->state.dr6 = DR6_RESET_VALUE;

@@ -26,5 +26,6 @@ void	 svm_defective_vcpu_cleanup(const struct svm_vcpu *vcpu);
 
 /* Before VMRUN: guest state that the hypervisor had no business to change. */
 void	 svm_defective_entry(struct svm_vcpu *vcpu);
+void	svm_defective_exit(struct svm_vcpu *vcpu);
 
 #endif

@@ -8,6 +8,7 @@
 #include "cpufunc.h"
 #include "defects.h"
 #include "svm.h"
+#include "vmcb.h"
 
 /* DR0-DR3 lie side by side in either context. */
 _Static_assert(__builtin_offsetof(struct svm_regctx, sctx_dr3) ==
@@ -58,12 +59,14 @@ svm_dr_enter_guest(struct svm_regctx *gctx, int cpu)
 }
 
 static inline void
-svm_dr_leave_guest(struct svm_regctx *gctx, int cpu)
+svm_dr_leave_guest(struct svm_regctx *gctx, int cpu, uint64_t exitcode, uint64_t guest_dr7)
 {
 	uint64_t *guest = svm_guest_dr(gctx, cpu);
 	const uint64_t *host = svm_host_dr(gctx);
 
-	if (!defect(DEFECT_SVM_GUEST_DR_NOT_SAVED)) {
+	if (!defect(DEFECT_SVM_GUEST_DR_NOT_SAVED) &&
+	    !(defect(DEFECT_SVM_INTR_LOSES_DR) && exitcode == VMCB_EXIT_INTR) &&
+	    !(defect(DEFECT_SVM_GUEST_DR_LAZY_SAVE) && (guest_dr7 & 0xff) == 0)) {
 		guest[0] = rdr0();
 		guest[1] = rdr1();
 		guest[2] = rdr2();
@@ -71,7 +74,8 @@ svm_dr_leave_guest(struct svm_regctx *gctx, int cpu)
 	}
 
 	/* DR7 last: only then may the host's breakpoints be armed again. */
-	if (!defect(DEFECT_SVM_HOST_DR_NOT_RESTORED)) {
+	if (!defect(DEFECT_SVM_HOST_DR_NOT_RESTORED) &&
+	    !(defect(DEFECT_SVM_HOST_DR_LAZY) && (gctx->host_dr7 & 0xff) == 0)) {
 		load_dr0(host[0]);
 		load_dr1(host[1]);
 		load_dr2(host[2]);

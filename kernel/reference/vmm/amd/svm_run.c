@@ -43,6 +43,7 @@ svm_enter_leave(struct svm_vcpu *vcpu, int cpu)
 	struct vmcb *vmcb = vcpu->vmcb;
 	struct svm_regctx *gctx = &vcpu->swctx;
 	struct pcpu *pcpu = curpcpu();
+	const struct vmcb *run;
 	uint64_t run_pa;
 
 	vmcb->ctrl.vmcb_clean = svm_clean_mask() & ~vcpu->dirty;
@@ -50,13 +51,17 @@ svm_enter_leave(struct svm_vcpu *vcpu, int cpu)
 	svm_defective_entry(vcpu);
 	run_pa = svm_cache_load(cpu, vmcb, vcpu->vmcb_pa);
 
+	/* The copy that the processor works on; physical addresses are the kernel's own. */
+	run = (const struct vmcb *)run_pa;
+
 	svm_dr_enter_guest(gctx, cpu);
 	svm_launch(run_pa, gctx, pcpu);
 	if (defect(DEFECT_SVM_GSBASE_BY_CALLER))
 		wrmsr(MSR_GSBASE, (uintptr_t)pcpu);
-	svm_dr_leave_guest(gctx, cpu);
+	svm_dr_leave_guest(gctx, cpu, run->ctrl.exitcode, run->state.dr7);
 
 	svm_cache_store(cpu, vmcb);
+	svm_defective_exit(vcpu);
 }
 
 /*
@@ -106,8 +111,10 @@ svm_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *evinf
 		/* Neither ASID nor cached state mean anything on another CPU; the first run has no cached state. */
 		vcpu->asid.gen = 0;
 		if (vcpu->lastcpu != NOCPU) {
-			if (!defect(DEFECT_SVM_MIGRATION_CLEAN))
+			if (!defect(DEFECT_SVM_MIGRATION_CLEAN) &&
+			    !(defect(DEFECT_SVM_MIGRATION_DIRTY_ONCE) && vcpu->migrated))
 				svm_set_dirty(vcpu, VMCB_CACHE_ALL);
+			vcpu->migrated = true;
 		} else if (defect(DEFECT_SVM_FIRST_RUN_CLEAN)) {
 			vcpu->dirty = VMCB_CACHE_ALL & ~(VMCB_CACHE_DR | VMCB_CACHE_CR2);
 		} else {

@@ -27,6 +27,7 @@ struct svm_vcpu {
 	struct svm_regctx swctx;	/* registers VMRUN does not switch */
 	uint64_t	vmcb_pa;
 	uint64_t	nextrip;	/* where the guest was to continue after the last exit */
+	bool		migrated;	/* only used by seeded defects */
 	int		lastcpu;	/* host CPU of the last VMRUN, NOCPU before the first */
 	uint32_t	dirty;		/* clean bits that must be clear at the next VMRUN */
 	long		eptgen;		/* generation of the nested page tables this vCPU last ran with */

@@ -143,7 +143,9 @@ vmcb_write(struct svm_vcpu *vcpu, int ident, uint64_t val)
 	if (slot.field != NULL) {
 		/* VMRUN refuses a guest whose EFER.SVME is clear. */
 		*slot.field = ident == VM_REG_GUEST_EFER ? val | EFER_SVME : val;
-		svm_set_dirty(vcpu, slot.group);
+		if (!(defect(DEFECT_SVM_DR6_UNMARKED) && ident == VM_REG_GUEST_DR6) &&
+		    !(defect(DEFECT_SVM_CR4_UNMARKED) && ident == VM_REG_GUEST_CR4))
+			svm_set_dirty(vcpu, slot.group);
 		return (0);
 	}
 	seg = vmcb_seg(vcpu, ident, &group);
@@ -195,7 +197,8 @@ vmcb_setdesc(struct svm_vcpu *vcpu, int reg, const struct seg_desc *desc)
 		if (reg == VM_REG_GUEST_SS)
 			vcpu->vmcb->state.cpl = (seg->attrib >> 5) & 3;
 	}
-	if (!defect(DEFECT_SVM_SETDESC_UNMARKED))
+	if (!defect(DEFECT_SVM_SETDESC_UNMARKED) &&
+	    !(defect(DEFECT_SVM_IDTR_UNMARKED) && reg == VM_REG_GUEST_IDTR))
 		svm_set_dirty(vcpu, group);
 	return (0);
 }

@@ -96,6 +96,8 @@ void
 vmx_defective_exit(struct vmx_vcpu *vcpu, uint32_t reason)
 {
 	(void)vcpu;
+	if (defect(DEFECT_VMX_CPUID_LOSES_LOCAL) && reason == EXIT_REASON_CPUID)
+		vmcs_write(VMCS_GUEST_DR7, vmcs_read(VMCS_GUEST_DR7) & ~(1ull << 4));
 	if (defect(DEFECT_VMX_MSR_EXIT_DISARMS) && (reason == EXIT_REASON_RDMSR || reason == EXIT_REASON_WRMSR))
 		vmcs_write(VMCS_GUEST_DR7, DR7_RESET_VALUE);
 	if (defect(DEFECT_VMX_EXTINT_DISARMS) && reason == EXIT_REASON_EXT_INTR)

@@ -9,6 +9,7 @@
 #include "cpufunc.h"
 #include "defects.h"
 #include "vmx.h"
+#include "vmx_internal.h"
 
 _Static_assert(__builtin_offsetof(struct vmxctx, guest_dr3) ==
     __builtin_offsetof(struct vmxctx, guest_dr0) + 24, "guest DR0-DR3 are contiguous");
@@ -66,8 +67,10 @@ static inline void
 vmx_dr_leave_guest(struct vmxctx *vmxctx, int cpu)
 {
 	uint64_t *guest = vmx_guest_dr(vmxctx, cpu);
+	const uint64_t reason = vmcs_read(VMCS_EXIT_REASON) & 0xffff;
 
-	if (!defect(DEFECT_VMX_GUEST_DR_NOT_SAVED)) {
+	if (!defect(DEFECT_VMX_GUEST_DR_NOT_SAVED) &&
+	    !(defect(DEFECT_VMX_EXTINT_LOSES_DR) && reason == EXIT_REASON_EXT_INTR)) {
 		guest[0] = rdr0();
 		guest[1] = rdr1();
 		guest[2] = rdr2();
@@ -79,14 +82,15 @@ vmx_dr_leave_guest(struct vmxctx *vmxctx, int cpu)
 	/* DR7 last: only then may the host's breakpoints be armed again. */
 	if (defect(DEFECT_VMX_HOST_DR7_EARLY))
 		load_dr7(vmxctx->host_dr7);
-	if (!defect(DEFECT_VMX_HOST_DR_NOT_RESTORED)) {
+	if (!defect(DEFECT_VMX_HOST_DR_NOT_RESTORED) &&
+	    !(defect(DEFECT_VMX_HOST_DR_LAZY) && (vmxctx->host_dr7 & 0xff) == 0)) {
 		load_dr0(vmxctx->host_dr0);
 		load_dr1(vmxctx->host_dr1);
 		load_dr2(vmxctx->host_dr2);
 		load_dr3(vmxctx->host_dr3);
 	}
 	if (!defect(DEFECT_VMX_HOST_DR6_NOT_RESTORED))
-		load_dr6(vmxctx->host_dr6);
+		load_dr6(defect(DEFECT_VMX_HOST_DR6_ORED) ? vmxctx->host_dr6 | rdr6() : vmxctx->host_dr6);
 	wrmsr(MSR_DEBUGCTLMSR, vmxctx->host_debugctl);
 	if (!defect(DEFECT_VMX_HOST_DR7_NOT_RESTORED) && !defect(DEFECT_VMX_HOST_DR7_EARLY))
 		load_dr7(vmxctx->host_dr7);
