@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +19,12 @@ from harness.lab import Launcher, open_session
 from harness.recording import NullRecorder
 from harness.subjects import Subject
 from harness.subjects.bare import BareSubject
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class BenchFailed(Exception):
+    """What was to be measured did not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,33 @@ def measure(count: int) -> Iterator[Measure]:
         yield Measure(f"share of the emulator in that, {vendor}", bare.bochs_seconds / (count + 1) / seconds, "")
     for vendor in ("intel", "amd"):
         yield from _emulated(vendor, count)
+
+
+def measure_run(count: int) -> Iterator[Measure]:
+    """A run of the emulated lab, ``count`` variants of every test: how well it keeps the emulators busy.
+
+    Raises :class:`BenchFailed` when a cell of it stays unanswered or fails.
+    """
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(prefix="vmmcheck-bench-") as folder:
+        command = [sys.executable, "-m", "harness.cli", "run", "--run-dir", folder, "--sample", str(count)]
+        started = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        wall = time.perf_counter() - started
+        if done.returncode:
+            raise BenchFailed(f"The measured run ended with status {done.returncode}:\n{done.stdout[-2000:]}")
+        (results,) = Path(folder).glob("*/results.json")
+        run = json.loads(results.read_text(encoding="utf-8"))
+    busy = sum(float(facts.get("bochs_seconds", 0.0)) for facts in run["hosts"].values())
+    ran = Counter(cell["host"] for cell in run["cells"] if cell["verdict"] != "SKIP")
+    channels = {alias: int(facts["channels"]) for alias, facts in run["hosts"].items() if "channels" in facts}
+    cells = sum(ran.values())
+    yield Measure(f"cells run, {count} variants of every test", cells, "")
+    yield Measure("wall time of that run", wall, "s")
+    yield Measure("CPU time of its emulators", busy, "s")
+    yield Measure("wall time / (CPU time of the emulators / cores)", wall / (busy / cores), "")
+    yield Measure("CPU time of the emulators a cell", 1000 * busy / cells, "ms")
+    yield Measure("SSH channels a cell", sum(channels.values()) / sum(ran[alias] for alias in channels), "")
 
 
 def _emulated(vendor: str, count: int) -> Iterator[Measure]:
