@@ -141,6 +141,49 @@ def test_set_then_get_without_running(subject: Subject, register: str) -> None:
 
 
 @case(
+    "API-04",
+    rule="What is set and read belongs to the vCPU, on whatever CPU it was last",
+    requirement="S1.7",
+    needs=("bhyvectl", "migration"),
+)
+@axis("moved", ("before_reading", "before_writing"))
+def test_the_tool_follows_a_vcpu_that_moved(subject: Subject, moved: str) -> None:
+    """The guest's registers change on the CPU it came to; the tool sees these, and not what it left behind."""
+    newer = tuple(value ^ 0xFFFF_0000 for value in DISTINCT)
+    program = Program("moved between reads")
+    for n, value in enumerate(DISTINCT):
+        program.set_dr(n, value)
+    program.sync(1)
+    for n, value in enumerate(newer):
+        program.set_dr(n, value)
+    program.exit("out80")
+    program.sync(2)
+    after = program.snapshot()
+    names = tuple(f"dr{n}" for n in REGISTERS)
+    with subject.start(program, pin=0) as guest:
+        guest.wait_phase(1)
+        here = guest.registers(*names)
+        if moved == "before_writing":
+            guest.pin(1)
+        guest.go()
+        guest.wait_phase(2)
+        if moved == "before_reading":
+            guest.pin(1)
+        there = guest.registers(*names)
+        guest.set_registers(dr2=0x0BAD_CAFE)
+        again = guest.registers(*names)
+        guest.pin(0)
+        guest.go()
+        observed = guest.finish().snapshot(after)
+    for n, name in enumerate(names):
+        expect_register(f"--get-{name} on the first CPU", here[name], DISTINCT[n])
+        expect_register(f"--get-{name} behind the move", there[name], newer[n])
+        kept = 0x0BAD_CAFE if name == "dr2" else newer[n]
+        expect_register(f"--get-{name} behind --set-dr2", again[name], kept)
+        expect_register(f"{name} in the guest, back on the first CPU", observed[n], kept)
+
+
+@case(
     "API-06",
     rule="DR7 with upper bits is refused with an error and changes nothing; the guest lives on",
     requirement="S1.7",
