@@ -19,6 +19,7 @@ from harness.cli.oracle import oracle
 from harness.cli.premerge import compare, premerge
 from harness.cli.record import record
 from harness.cli.replay import replay
+from harness.cli.report import report
 from harness.cli.run import run
 from harness.cli.sensitivity import sensitivity
 from harness.errors import VmmcheckError
@@ -46,7 +47,7 @@ def cli() -> None:
 
 for command in (
     run, hosts, cases, coverage, new_case, oracle, evidence, matrix, compare, premerge, sensitivity, bench, doctor,
-    guests, kernel, replay, record, nightly, history, bisect,
+    guests, kernel, report, replay, record, nightly, history, bisect,
 ):  # fmt: skip
     cli.add_command(command)
 

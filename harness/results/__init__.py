@@ -2,6 +2,6 @@
 
 from harness.results.cells import Cell, CellPlan, Outcome, judge, outcome_of
 from harness.results.evidence import CellRecorder
-from harness.results.run import Run
+from harness.results.run import Run, read_run
 
-__all__ = ["Cell", "CellPlan", "CellRecorder", "Outcome", "Run", "judge", "outcome_of"]
+__all__ = ["Cell", "CellPlan", "CellRecorder", "Outcome", "Run", "judge", "outcome_of", "read_run"]

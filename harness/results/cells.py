@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from harness.errors import ConfigError, Culprit, HostPanic, NotStarted, ProductFailure, VmmcheckError
@@ -73,6 +73,12 @@ class Cell:
             data["expectation"], data["started"], data["duration"], data["evidence"],
         )  # fmt: skip
 
+    @classmethod
+    def from_entry(cls, data: dict[str, Any]) -> Cell:
+        """Cell and plan from an entry of ``results.json``; raises ``KeyError``, ``TypeError``, ``ValueError``."""
+        names = [field.name for field in fields(CellPlan)]
+        return cls.from_dict(CellPlan.from_dict({name: data[name] for name in names}), data)
+
     def as_dict(self) -> dict[str, Any]:
         """The entry of ``results.json``."""
         plan = self.plan
@@ -85,6 +91,10 @@ class Cell:
             "vendor": plan.vendor,
             "kind": plan.kind,
             "requirements": list(plan.requirements),
+            "rule": plan.rule,
+            "references": list(plan.references),
+            "priority": plan.priority,
+            "expected": [list(entry) for entry in plan.expected],
             "verdict": self.verdict.value,
             "raw": self.raw.value,
             "code": self.code,
@@ -145,7 +155,8 @@ def judge(plan: CellPlan, outcomes: list[Outcome], *, started: float, duration: 
             f"A failure was predicted and did not show ({expectation}).",
             "If it is fixed, remove the expectation from the case; if not, the case does not see it here.",
         )
+    # As exact as results.json has it, so that a page made from there later is the same.
     return Cell(
         plan, verdict, raw.verdict, raw.code, clean(raw.message), clean(raw.help),
-        expectation, started, duration, evidence,
+        expectation, round(started, 3), round(duration, 4), evidence,
     )  # fmt: skip

@@ -144,6 +144,23 @@ class Run:
         partial.replace(target)
 
 
+def read_run(folder: Path) -> Run:
+    """A finished run from its folder; raises :class:`ConfigError` when that is none, or an older vmmcheck's."""
+    try:
+        recipe = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        cells = [Cell.from_entry(entry) for entry in results["cells"]]
+        run = Run(folder, recipe, hosts=results["hosts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"'{folder}' is not the folder of a finished run: run.json and results.json cannot be read ({reason})."
+        ) from None
+    run.plan = {cell.plan.nodeid: cell.plan for cell in cells}
+    run.cells = {cell.plan.nodeid: cell for cell in cells}
+    return run
+
+
 def exit_code(totals: Counter[Verdict]) -> int:
     """The exit code for these verdicts (single numbers, 0 to 6 keep pytest's meaning).
 
