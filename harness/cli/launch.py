@@ -13,6 +13,9 @@ from types import FrameType
 
 from harness.errors import ConfigError
 
+#: What asks us to end: Ctrl-C, a cancelled job, a closed terminal.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @dataclass(frozen=True, slots=True)
 class Launched:
@@ -25,27 +28,24 @@ class Launched:
 def launch_run(lab: Path, run_dir: Path, arguments: Sequence[str]) -> Launched:
     """Run ``vmmcheck run`` with these words; its output goes where ours goes.
 
-    Other runs may begin in ``run_dir`` meanwhile: ours is the one that our process made. A request to terminate us is
-    passed on as an interrupt, so that the hosts are given back and the cells get their verdicts.
+    Other runs may begin in ``run_dir`` meanwhile: ours is the one that our process made. An interrupt, or a request to
+    end, is passed on as one interrupt, so that the hosts are given back and the cells get their verdicts; the run has
+    a process group of its own, as a terminal or a CI server would interrupt it a second time while it does that.
     """
     before = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else set()
     command = [sys.executable, "-m", "harness.cli", "run", f"--lab={lab.resolve()}", f"--run-dir={run_dir.resolve()}"]
-    with subprocess.Popen([*command, *absolute(arguments)]) as process:
+    words = [*command, *absolute(arguments)]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, process_group=0) as process:
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             process.send_signal(signal.SIGINT)
 
-        previous = signal.signal(signal.SIGTERM, interrupt)
+        previous = {number: signal.signal(number, interrupt) for number in _ENDING}
         try:
-            while True:
-                try:
-                    status = process.wait()
-                    break
-                except KeyboardInterrupt:
-                    # The terminal interrupted both of us: the run is closing its books.
-                    continue
+            status = process.wait()
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
     made = [path for path in run_dir.iterdir() if path.name not in before] if run_dir.is_dir() else []
     ours = next((path for path in sorted(made, reverse=True) if _pid(path) == process.pid), None)
     finished = ours is not None and (ours / "results.json").is_file()

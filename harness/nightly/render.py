@@ -22,6 +22,8 @@ from harness.verdicts import Verdict
 _LISTED = 20
 #: Nights whose verdicts stand beside a cell, and whose totals stand in the terminal's table.
 _STRIP = 14
+#: Cases that are named of many cells with the same news.
+_CASES = 12
 #: What stands where a night did not plan a cell.
 _NOTHING = "·"
 
@@ -47,6 +49,30 @@ class Group:
             return f"{first}; {good}. Nothing that is recorded changed between them."
         changed = "; ".join(f"{name} {before} -> {after}" for name, before, after in red.changed)
         return f"{first}; {good}. Changed: {changed}."
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Cells of one host of which there is the same to say: a lost host is one piece of news, not a thousand."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def first(self) -> Item:
+        return self.items[0]
+
+    @property
+    def what(self) -> str:
+        """The variant of a single cell; how many of which cases otherwise."""
+        if len(self.items) == 1:
+            return self.first.track.variant
+        return f"{len(self.items)} {_cells(len(self.items))} of {self.cases}"
+
+    @property
+    def cases(self) -> str:
+        found = sorted({item.track.case for item in self.items})
+        more = f" and {len(found) - _CASES} more cases" if len(found) > _CASES else ""
+        return ", ".join(found[:_CASES]) + more
 
 
 def write_history(loaded: Loaded, history: Path, out: Path) -> list[Path]:
@@ -81,14 +107,13 @@ def _terminal_lab(report: LabReport) -> Iterator[str]:
         items = report.of(news)
         if items:
             yield f"{news.upper()} ({len(items)})"
-        if news is News.GONE:
-            yield from (f"  {line}" for line in _gone(report))
-            continue
-        for item in items[:_LISTED]:
-            yield f"  {item.track.host:<10} {item.track.case}  {item.track.variant}"
-            yield f"             {item.why}"
-        if len(items) > _LISTED:
-            yield f"  ... {len(items) - _LISTED} more on the page"
+        found = bundles(items)
+        for bundle in found[:_LISTED]:
+            one = f"{bundle.first.track.case}  " if len(bundle.items) == 1 else ""
+            yield f"  {bundle.first.track.host:<10} {one}{bundle.what}"
+            yield f"             {bundle.first.why}"
+        if len(found) > _LISTED:
+            yield f"  ... {sum(len(bundle.items) for bundle in found[_LISTED:])} more cells on the page"
     for group in groups(report):
         yield f"RED on {group.host}, {group.column}: {len(group.reds)} {_cells(len(group.reds))}"
         yield f"  {group.since}"
@@ -98,7 +123,7 @@ def _terminal_lab(report: LabReport) -> Iterator[str]:
         if len(group.reds) > _LISTED:
             yield f"  ... {len(group.reds) - _LISTED} more on the page"
     if report.flakes:
-        yield f"COME AND GO with the same code under test ({len(report.flakes)})"
+        yield f"CHANGED with the same code under test ({len(report.flakes)})"
     for flake in report.flakes[:_LISTED]:
         yield f"  {strip(flake.track)}  {_rate(flake.changes, flake.pairs, flake.disagreed)}"
         yield f"  {flake.track.host:<10} {flake.track.case}  {flake.track.variant}"
@@ -128,16 +153,14 @@ def _markdown_lab(report: LabReport) -> Iterator[str]:
         if not items:
             continue
         yield from (f"### {news.capitalize()} ({len(items)})", "")
-        if news is News.GONE:
-            yield from (f"- {_escaped(line)}" for line in _gone(report))
-            yield ""
-            continue
-        yield from ("| host | case | variant | what |", "|---|---|---|---|")
-        for item in items[:_LISTED]:
-            track = item.track
-            yield f"| {track.host} | {track.case} | `{_escaped(track.variant)}` | {_escaped(item.why)} |"
-        if len(items) > _LISTED:
-            yield f"| | | {len(items) - _LISTED} more | see the page |"
+        yield from ("| host | cells | what |", "|---|---|---|")
+        found = bundles(items)
+        for bundle in found[:_LISTED]:
+            track = bundle.first.track
+            one = f"{track.case} `{_escaped(track.variant)}`" if len(bundle.items) == 1 else bundle.what
+            yield f"| {track.host} | {one} | {_escaped(bundle.first.why)} |"
+        if len(found) > _LISTED:
+            yield f"| | {sum(len(bundle.items) for bundle in found[_LISTED:])} more cells | see the page |"
         yield ""
     if report.red:
         yield from (f"### Red, and since when ({len(report.red)})", "")
@@ -150,7 +173,7 @@ def _markdown_lab(report: LabReport) -> Iterator[str]:
             yield f"- {len(group.reds) - _LISTED} more: see the page"
         yield ""
     if report.flakes:
-        yield from ("### Come and go with the same code under test", "")
+        yield from ("### Changed with the same code under test", "")
         yield from ("| host | case | variant | rate | nights |", "|---|---|---|---|---|")
         for flake in report.flakes[:_LISTED]:
             rate, track = _rate(flake.changes, flake.pairs, flake.disagreed), flake.track
@@ -178,11 +201,14 @@ def _html(made: Sequence[LabReport], loaded: Loaded, history: Path, out: Path) -
     def evidence(point: Point | None) -> str:
         return place(point.night, point.cell.evidence) + "/" if point and point.cell.evidence else ""
 
+    def links(item: Item) -> list[tuple[str, str]]:
+        return [("evidence", evidence(item.after)), ("before", evidence(item.before))]
+
     return environment.get_template("nightly.html.jinja").render(
         warnings=loaded.warnings,
         labs=[{"report": report, **_lab_view(report)} for report in made],
-        place=place, evidence=evidence, strip=strip, counts=counts, symbol=SYMBOL, nothing=_NOTHING, rate=_rate,
-        kind=_kind, News=News, listed=_STRIP,
+        place=place, evidence=evidence, links=links, strip=strip, counts=counts, symbol=SYMBOL, nothing=_NOTHING,
+        rate=_rate, kind=_kind, News=News, listed=_STRIP,
     )  # fmt: skip
 
 
@@ -191,8 +217,7 @@ def _lab_view(report: LabReport) -> dict[str, Any]:
         "headline": _headline(report),
         "news_line": _news_line(report),
         "totals": _totals(report.last),
-        "news": [(news, report.of(news)) for news in News if report.of(news) and news is not News.GONE],
-        "gone": _gone(report),
+        "news": [(news, report.of(news), bundles(report.of(news))) for news in News if report.of(news)],
         "groups": groups(report),
         "nights": [(night, _totals(night)) for night in reversed(report.nights)],
     }
@@ -215,6 +240,14 @@ def groups(report: LabReport) -> list[Group]:
         good = red.last_good.night.run if red.last_good else ""
         found.setdefault((red.track.column, red.track.host, red.first_bad.night.run, good), []).append(red)
     return [Group(key[0], key[1], tuple(reds)) for key, reds in found.items()]
+
+
+def bundles(items: Sequence[Item]) -> list[Bundle]:
+    """Items of one kind, put together where host, column and text are the same; in the order of their first."""
+    found: dict[tuple[str, str, str], list[Item]] = {}
+    for item in items:
+        found.setdefault((item.track.host, item.track.column, item.why), []).append(item)
+    return [Bundle(tuple(same)) for same in found.values()]
 
 
 def strip(track: Track, nights: int = _STRIP) -> str:
@@ -249,18 +282,6 @@ def _news_line(report: LabReport) -> str:
     return f"{told} (held against run {report.nights[-2].run})."
 
 
-def _gone(report: LabReport) -> list[str]:
-    """Cells that are planned no longer, by column and case: nobody should lose one without seeing it."""
-    found: dict[tuple[str, str], Counter[str]] = {}
-    for item in report.of(News.GONE):
-        found.setdefault((item.track.host, item.track.column), Counter())[item.track.case] += 1
-    return [
-        f"{host}, {column}: {sum(cases.values())} {_cells(sum(cases.values()))} of {', '.join(sorted(cases)[:12])}"
-        + (f" and {len(cases) - 12} more cases" if len(cases) > 12 else "")
-        for (host, column), cases in sorted(found.items())
-    ]
-
-
 def _rate(changes: int, pairs: int, disagreed: int) -> str:
     told = f"{changes} of {pairs} ({changes / pairs:.0%})" if pairs else "no two nights to compare"
     return told + (f", {disagreed} {_nights(disagreed)} FLAKY" if disagreed else "")
@@ -278,4 +299,4 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-__all__ = ["Group", "Item", "groups", "markdown", "terminal", "write_history"]
+__all__ = ["Bundle", "Group", "Item", "bundles", "groups", "markdown", "terminal", "write_history"]
