@@ -28,7 +28,7 @@ from harness.guest.registers import (
 )
 from harness.subjects import Subject
 from suites.guestlib import force
-from suites.vocabulary import PATTERNS, REGISTERS
+from suites.vocabulary import GUEST_EXITS, PATTERNS, REGISTERS
 
 BETWEEN = ("none", "cpuid", "out80")
 ALL = (0, 1, 2, 3, 6, 7)
@@ -205,6 +205,24 @@ def test_general_detect_traps(subject: Subject, register: int, direction: str, e
     for n in range(4):
         expect_register(f"dr{n} afterwards", result.snapshot(after)[n], 0x1000 + n, ref="SDM3 17.3.1.3")
     expect_silence("the same access without GD", result.exceptions_of(control))
+
+
+@case(
+    "REG-07",
+    rule="DR7.GD is still set behind an exit of any kind",
+    requirement=("S1.2", "S1.6"),
+    refs=("SDM3 17.2.4",),
+)
+@axis("exit_kind", GUEST_EXITS)
+def test_general_detect_outlives_an_exit(subject: Subject, exit_kind: str) -> None:
+    program = Program("general detect behind an exit")
+    program.handler("disarm")
+    program.set_dr(7, DR7_RESET | DR7_GD)
+    force(program, exit_kind)
+    access = program.execute("read_dr0", 0)
+    found = subject.run(program).exceptions_of(access)
+    expect_exceptions(f"read of dr0 under GD behind {exit_kind}", found, "#DB", ref="SDM3 17.3.1.3")
+    expect_dr6(found[0], DR6_BD, ref="SDM3 17.3.1.3")
 
 
 @case(
