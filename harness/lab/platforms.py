@@ -27,10 +27,12 @@ STUB = {"intel": frozenset({"debug-stub", "debug-step"}), "amd": frozenset[str](
 FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | TRACED | {"debugctl"}
 #: What the helper module built for its kernel adds.
 WITNESS = PROGRAM | {"witness"}
-#: What the emulated host's witnesses add. ``debugctl`` is missing: Bochs has no such register.
+#: What the emulated host's witnesses add. ``debugctl`` is a model there, as Bochs has no such register.
 #: ``tool-validates``: a bad DR6 is refused and cannot take the host down (a hazard elsewhere). ``vmcb-cache``: the
 #: processor really keeps VMCB fields whose clean bit is set, so that a stale one shows; Bochs by itself does not.
-EMULATED = BHYVE | WITNESS | PROBES | {"tool-validates", "step-entry", "fbt", "host-tables", "vmcb-cache"}
+EMULATED = BHYVE | WITNESS | PROBES | {
+    "tool-validates", "step-entry", "fbt", "host-tables", "vmcb-cache", "debugctl",
+}  # fmt: skip
 
 
 def platform_of(alias: str, host: Host) -> Platform:

@@ -53,7 +53,7 @@ FATAL = {
 #: Defects that other tests are about: of this file, and of the suites, which see the ASID by a probe on the entry and
 #: have the cases for what only some exits, moves or registers show.
 ELSEWHERE = {
-    "svm-bpt-exit-stays", "svm-step-in-pushf",
+    "svm-host-debugctl-not-restored", "svm-bpt-exit-stays", "svm-step-in-pushf",
     "svm-clean-asid", "svm-cr4-unmarked", "svm-dr6-unmarked", "svm-guest-dr-lazy-save", "svm-guest-dr6-bt-lost",
     "svm-hlt-disarms-dr3", "svm-host-dr-lazy", "svm-idtr-unmarked", "svm-intr-loses-dr", "svm-io-clean",
     "svm-migration-dirty-once", "svm-tunable-ignored", "svm-tunable-inverted",

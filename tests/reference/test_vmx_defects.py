@@ -27,6 +27,7 @@ CAUGHT_BY: dict[str, s.Scenario] = {
     "vmx-guest-dr6-reset": s.keeps_registers,
     "vmx-host-dr-not-restored": s.host_keeps,
     "vmx-host-dr6-not-restored": s.host_keeps,
+    "vmx-host-debugctl-not-restored": s.host_keeps,
     "vmx-host-dr7-early": s.dr7_restored_last,
     "vmx-host-dr7-not-restored": s.host_keeps,
     "vmx-host-dr7-read-late": s.host_keeps,

@@ -133,7 +133,7 @@ def migrates(lab: Lab) -> Facts:
 
 def host_keeps(lab: Lab) -> Facts:
     """The host's registers behind a guest's stay, a live watch of the host among them."""
-    planted = HostDebug(lab.witness_address(), HOST.dr1, HOST.dr2, HOST.dr3, HOST.dr6, 0x000D_0602)
+    planted = HostDebug(lab.witness_address(), HOST.dr1, HOST.dr2, HOST.dr3, HOST.dr6, 0x000D_0602, debugctl=1)
     read_back = lab.plant(0, planted)
     program, _ = _own_registers("host")
     watched = program.watched()

@@ -54,6 +54,11 @@ struct pcpu {
 	volatile uint64_t pc_entries;
 	volatile uint64_t pc_hits;
 	volatile uint64_t pc_foreign;
+	/*
+	 * IA32_DEBUGCTL of this CPU, a model: Bochs has no such register. It is switched around VM entries like the others,
+	 * and is what cpucontrol and the witness read and write. Nothing in the guest depends on it.
+	 */
+	uint64_t	pc_debugctl;
 	uint64_t	pc_gdt[GSEL_ENTRIES];
 	struct tss	pc_tss;
 	_Alignas(16) uint8_t pc_ist[7][IST_STACK_SIZE];

@@ -114,13 +114,19 @@ witness(struct args *a, uint8_t code)
 		break;
 	case CTL_MSR_READ:
 		msr = (uint32_t)take(a, 4);
-		error = rdmsr_safe(msr, &value);
+		error = msr == MSR_DEBUGCTLMSR ? 0 : rdmsr_safe(msr, &value);
+		if (msr == MSR_DEBUGCTLMSR)
+			value = pc->pc_debugctl;
 		if (error == 0)
 			give64(a, value);
 		break;
 	case CTL_MSR_WRITE:
 		msr = (uint32_t)take(a, 4);
-		error = wrmsr_safe(msr, take(a, 8));
+		value = take(a, 8);
+		if (msr == MSR_DEBUGCTLMSR)
+			pc->pc_debugctl = value;
+		else
+			error = wrmsr_safe(msr, value);
 		break;
 	case CTL_CPUID: {
 		uint32_t leaf = (uint32_t)take(a, 4), regs[4];

@@ -22,7 +22,7 @@ witness_plant(const struct host_debug_state *state)
 	load_dr2(state->dr[2]);
 	load_dr3(state->dr[3]);
 	load_dr6(state->dr6);
-	(void)wrmsr_safe(MSR_DEBUGCTLMSR, state->debugctl);
+	curpcpu()->pc_debugctl = state->debugctl;
 	load_dr7(state->dr7);
 }
 
@@ -35,8 +35,7 @@ witness_read(struct host_debug_state *state)
 	state->dr[3] = rdr3();
 	state->dr6 = rdr6();
 	state->dr7 = rdr7();
-	state->debugctl = 0;
-	(void)rdmsr_safe(MSR_DEBUGCTLMSR, &state->debugctl);
+	state->debugctl = curpcpu()->pc_debugctl;
 }
 
 uint64_t

@@ -7,6 +7,7 @@
 
 #include "cpufunc.h"
 #include "defects.h"
+#include "pcpu.h"
 #include "svm.h"
 #include "vmcb.h"
 
@@ -38,9 +39,9 @@ svm_dr_enter_guest(struct svm_regctx *gctx, int cpu)
 
 	/* From here to the end of the leave helper no breakpoint of the host can hit. */
 	gctx->host_dr7 = rdr7();
-	gctx->host_debugctl = rdmsr(MSR_DEBUGCTLMSR);
+	gctx->host_debugctl = pcpus[cpu].pc_debugctl;
 	load_dr7(0);
-	wrmsr(MSR_DEBUGCTLMSR, 0);
+	pcpus[cpu].pc_debugctl = 0;
 	if (defect(DEFECT_SVM_HOST_DR7_READ_LATE))
 		gctx->host_dr7 = rdr7();
 
@@ -83,7 +84,8 @@ svm_dr_leave_guest(struct svm_regctx *gctx, int cpu, uint64_t exitcode, uint64_t
 	}
 	if (!defect(DEFECT_SVM_HOST_DR6_NOT_RESTORED))
 		load_dr6(gctx->host_dr6);
-	wrmsr(MSR_DEBUGCTLMSR, gctx->host_debugctl);
+	if (!defect(DEFECT_SVM_HOST_DEBUGCTL_NOT_RESTORED))
+		pcpus[cpu].pc_debugctl = gctx->host_debugctl;
 	if (!defect(DEFECT_SVM_HOST_DR7_NOT_RESTORED))
 		load_dr7(gctx->host_dr7);
 }

@@ -8,6 +8,7 @@
 
 #include "cpufunc.h"
 #include "defects.h"
+#include "pcpu.h"
 #include "vmx.h"
 #include "vmx_internal.h"
 
@@ -30,9 +31,9 @@ vmx_dr_enter_guest(struct vmxctx *vmxctx, int cpu)
 
 	/* From here to the end of the leave helper no breakpoint of the host can hit. */
 	vmxctx->host_dr7 = rdr7();
-	vmxctx->host_debugctl = rdmsr(MSR_DEBUGCTLMSR);
+	vmxctx->host_debugctl = pcpus[cpu].pc_debugctl;
 	load_dr7(0);
-	wrmsr(MSR_DEBUGCTLMSR, 0);
+	pcpus[cpu].pc_debugctl = 0;
 	if (defect(DEFECT_VMX_HOST_DR7_READ_LATE))
 		vmxctx->host_dr7 = rdr7();
 
@@ -91,7 +92,8 @@ vmx_dr_leave_guest(struct vmxctx *vmxctx, int cpu)
 	}
 	if (!defect(DEFECT_VMX_HOST_DR6_NOT_RESTORED))
 		load_dr6(defect(DEFECT_VMX_HOST_DR6_ORED) ? vmxctx->host_dr6 | rdr6() : vmxctx->host_dr6);
-	wrmsr(MSR_DEBUGCTLMSR, vmxctx->host_debugctl);
+	if (!defect(DEFECT_VMX_HOST_DEBUGCTL_NOT_RESTORED))
+		pcpus[cpu].pc_debugctl = vmxctx->host_debugctl;
 	if (!defect(DEFECT_VMX_HOST_DR7_NOT_RESTORED) && !defect(DEFECT_VMX_HOST_DR7_EARLY))
 		load_dr7(vmxctx->host_dr7);
 	if (!defect(DEFECT_VMX_TF_NOT_RESTORED))
