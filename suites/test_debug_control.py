@@ -108,7 +108,7 @@ def test_guest_writes_do_not_reach_the_host(subject: Subject, lenient: bool) -> 
     rule="Host DEBUGCTL, with branch recording on, is the same after many VM exits of each kind",
     requirement="S1.4",
     refs=("SDM3 27.5.1",),
-    needs=("bhyve", "debugctl"),
+    needs=("bhyve", "host-debugctl"),
 )
 @axis("kind", ("cpuid", "out80", "first_touch", "hlt_timer", "busy"))
 def test_the_hosts_debugctl_survives(subject: Subject, kind: str) -> None:

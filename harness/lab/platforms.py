@@ -24,14 +24,16 @@ TRACED = frozenset({"trace-exceptions"})
 #: the processors of Bochs do not offer.
 STUB = {"intel": frozenset({"debug-stub", "debug-step"}), "amd": frozenset[str]()}
 #: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
-FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | TRACED | {"debugctl"}
+FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | TRACED | {"debugctl", "host-debugctl"}
 #: What the helper module built for its kernel adds.
 WITNESS = PROGRAM | {"witness"}
-#: What the emulated host's witnesses add. ``debugctl`` is a model there, as Bochs has no such register.
+#: What the emulated host's witnesses add. ``host-debugctl``: the host's DEBUGCTL is switched around entries. It is a
+#: model there, as Bochs has no such register, and out of a guest's reach: what a guest does to it (``debugctl``) cannot
+#: be seen.
 #: ``tool-validates``: a bad DR6 is refused and cannot take the host down (a hazard elsewhere). ``vmcb-cache``: the
 #: processor really keeps VMCB fields whose clean bit is set, so that a stale one shows; Bochs by itself does not.
 EMULATED = BHYVE | WITNESS | PROBES | {
-    "tool-validates", "step-entry", "fbt", "host-tables", "vmcb-cache", "debugctl",
+    "tool-validates", "step-entry", "fbt", "host-tables", "vmcb-cache", "host-debugctl",
 }  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def platform_of(alias: str, host: Host) -> Platform:
     if isinstance(host, BochsHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]}), FreeBSD in Bochs ({alias})"
         # Bochs has no IA32_DEBUGCTL: what depends on its value cannot be seen there.
-        missing = {"intel": {"debugctl", "debug-step"}, "amd": {"debugctl", "vm86"}}[host.vendor]
+        missing = {"intel": {"debug-step"}, "amd": {"vm86"}}[host.vendor] | {"debugctl", "host-debugctl"}
         return Platform(alias, "bochs", host.vendor, heading, True, (offered | STUB[host.vendor]) - missing, host.ncpu)
     heading = f"NESTED {host.vendor}, FreeBSD in QEMU ({alias})"
     return Platform(alias, "qemu", host.vendor, heading, True, offered, host.ncpu)

@@ -7,7 +7,6 @@ adapter's model, is what keeps Allure's totals equal to ours.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from allure_commons.types import LabelType, LinkType
 from allure_commons.utils import md5
 
 from harness.errors import VmmcheckError
-from harness.results import Cell, CellPlan, Run
+from harness.results import Cell, Run
 from harness.verdicts import Verdict
 
 _STATUS = {
@@ -32,12 +31,6 @@ _STATUS = {
     Verdict.XPASS: Status.FAILED,
 }
 _SEVERITY = {1: "critical", 2: "normal", 3: "minor"}
-#: The manuals that references begin with.
-_MANUALS = {
-    "SDM": "https://www.intel.com/sdm",
-    "APM2": "https://docs.amd.com/v/u/en-US/24593_3.43",
-    "APM3": "https://docs.amd.com/v/u/en-US/24594_3.37",
-}
 #: Verdicts whose evidence is copied into the result: what passed or was skipped has a link to its folder.
 _ATTACHED = frozenset(Verdict) - {Verdict.PASS, Verdict.SKIP, Verdict.NOT_RUN}
 _TYPES = {".json": "application/json", ".jsonl": "text/plain", ".txt": "text/plain", ".log": "text/plain"}
@@ -106,7 +99,7 @@ def _result(run: Run, cell: Cell, folder: Path) -> TestResult:
         fullName=plan.nodeid,
         historyId=md5(identity),
         testCaseId=md5(plan.test),
-        description=plan.rule,
+        description=plan.rule + (f" ({'; '.join(plan.references)})" if plan.references else ""),
         status=_STATUS.get(cell.verdict, Status.BROKEN),
         start=int(cell.started * 1000),
         stop=int((cell.started + cell.duration) * 1000),
@@ -119,7 +112,8 @@ def _result(run: Run, cell: Cell, folder: Path) -> TestResult:
     if variant:
         result.parameters.append(Parameter(name="variant", value=variant))
     result.labels = _labels(cell)
-    result.links = list(_links(cell))
+    if cell.evidence:
+        result.links = [Link(type=LinkType.LINK, url=f"../{cell.evidence}", name="evidence")]
     if cell.verdict in _ATTACHED and cell.evidence:
         evidence = run.folder / cell.evidence
         result.attachments = list(_attachments(evidence, folder, result.uuid))
@@ -141,38 +135,20 @@ def _labels(cell: Cell) -> list[Label]:
         Label(name=LabelType.HOST, value=plan.host),
         Label(name=LabelType.TAG, value=plan.kind),
         Label(name=LabelType.FRAMEWORK, value="vmmcheck"),
+        *(Label(name="gap", value=name) for name, _, _ in plan.expected),
         Label(name="cpu", value=plan.vendor),
         Label(name="sut", value=plan.host),
         Label(name="verdict", value=cell.verdict.value),
     ]
 
 
-def _links(cell: Cell) -> Iterator[Link]:
-    if cell.evidence:
-        yield Link(type=LinkType.LINK, url=f"../{cell.evidence}", name="evidence")
-    yield from _manuals(cell.plan)
-    for name, _, _ in cell.plan.expected:
-        yield Link(type=LinkType.ISSUE, url="../../docs/findings.md", name=name)
-
-
-def _manuals(plan: CellPlan) -> Iterator[Link]:
-    for reference in plan.references:
-        url = next((url for name, url in _MANUALS.items() if reference.startswith(name)), "")
-        if url:
-            yield Link(type=LinkType.LINK, url=url, name=reference)
-
-
 def _attachments(evidence: Path, folder: Path, name: str) -> Iterator[Attachment]:
-    """The files of a cell's evidence beside the result, linked where the file system can."""
+    """Copies of a cell's evidence beside the result: whoever changes them has not changed the evidence."""
     for number, path in enumerate(sorted(evidence.glob("*"))):
         if not path.is_file() or path.stat().st_size > _LARGEST:
             continue
         target = folder / f"{name}-{number}-attachment{path.suffix or '.txt'}"
-        target.unlink(missing_ok=True)
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copyfile(path, target)
+        shutil.copyfile(path, target)
         kind = _TYPES.get(path.suffix, "application/octet-stream")
         yield Attachment(name=path.name, source=target.name, type=kind)
 
