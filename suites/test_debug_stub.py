@@ -11,6 +11,8 @@ from suites.guestlib import expect_debug_registers, expect_steps
 from suites.vocabulary import DISTINCT
 
 #: FreeBSD's names of the statistics that count what a stub needs.
+#: How often an INT3 is met, so that its exits stand out from those of NMIs.
+ROUNDS = 100
 INTERCEPTED, STEPPED = "number of vm exits due to exceptions", "number of monitor trap exits"
 #: What an earlier event left in DR6.
 STALE = 0x5
@@ -177,9 +179,10 @@ def test_nothing_remains_after_detaching(subject: Subject) -> None:
     place = program.watched(64)
     program.execute("copy_nops", place)
     program.sync(1)
-    attached = program.execute("int3")
+    with program.loop(ROUNDS):
+        attached = program.execute("int3")
     program.sync(2)
-    with program.loop(20):
+    with program.loop(ROUNDS):
         left = program.execute("int3")
         called = program.execute("call", place)
     program.sync(3)
@@ -194,17 +197,19 @@ def test_nothing_remains_after_detaching(subject: Subject) -> None:
             guest.go()
             guest.wait_phase(2)
         detached = guest.stats()
-        # The control: with the breakpoint in, the same instruction was intercepted.
-        expect_that("intercepted while attached", detached[INTERCEPTED] > before, "some", str(detached[INTERCEPTED]))
+        # The control: with the breakpoint in, each of them was intercepted. The host's own NMIs are counted as well.
+        taken = detached[INTERCEPTED] - before
+        expect_that("intercepted while attached", taken >= ROUNDS, f"one for each of {ROUNDS} INT3", str(taken))
         expect_that("bpt_exit is off", not guest.capability("bpt_exit"), "not set", "set")
         expect_equal("guest memory at the breakpoint", guest.read_memory(place, 8).hex(), code.hex())
         guest.go()
         guest.wait_phase(3)
         now = guest.stats()
-        for name in (INTERCEPTED, STEPPED):
-            expect_equal(f"{name} after detaching", now[name] - detached[name], 0)
+        taken = now[INTERCEPTED] - detached[INTERCEPTED]
+        expect_that("intercepted after detaching", taken < ROUNDS, f"fewer than the {ROUNDS} INT3", str(taken))
+        expect_equal(f"{STEPPED} after detaching", now[STEPPED] - detached[STEPPED], 0)
         guest.go()
         result = guest.finish()
-    expect_exceptions("INT3 while attached", result.exceptions_of(attached), "#BP")
-    expect_exceptions("INT3 after detaching", result.exceptions_of(left), *["#BP"] * 20)
+    expect_exceptions("INT3 while attached", result.exceptions_of(attached), *["#BP"] * ROUNDS)
+    expect_exceptions("INT3 after detaching", result.exceptions_of(left), *["#BP"] * ROUNDS)
     expect_exceptions("code that had the breakpoint", result.exceptions_of(called))
