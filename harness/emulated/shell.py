@@ -18,10 +18,9 @@ from harness.emulated.shellsyntax import (
     Redirect,
     Script,
     Simple,
-    SyntaxRefused,
-    Word,
     parse,
 )
+from harness.emulated.shellwords import SyntaxRefused, Word
 from harness.emulated.streams import Collect, Fixed, Function, Pipe, Reader, Writer
 from harness.emulated.vfs import FileError, FileSystem
 

@@ -214,11 +214,11 @@ class ReplayGuest(BhyveGuest):
         return result
 
 
-class ReplaySubject:
+class ReplaySubject(Subject):
     """Gives each program of a case the records that it left, in the order in which they ran."""
 
     def __init__(self, platform: Platform, folder: Path, recorder: Recorder) -> None:
-        self.platform = platform
+        self._platform = platform
         self.recorder = recorder
         self.answers = StoredAnswers(folder)
         self._folder = folder
@@ -227,14 +227,12 @@ class ReplaySubject:
         self._runs = 0
 
     @property
+    def platform(self) -> Platform:
+        return self._platform
+
+    @property
     def host(self) -> HostActions:
         return self._witness
-
-    def run(
-        self, program: Program, *, pin: int | None = 0, seconds: float = 30, lenient_msrs: bool = False
-    ) -> Result:
-        with self.start(program) as guest:
-            return guest.finish()
 
     @contextmanager
     def start(

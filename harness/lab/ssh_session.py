@@ -6,32 +6,25 @@ import contextlib
 import shlex
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.bhyve import HostView
 from harness.errors import (
     CommandTimeout,
     GuestHang,
     GuestSilent,
-    HostHang,
     HostLost,
-    HostPanic,
-    HostResetUnexplained,
     HostUnready,
-    InfraError,
     LeaseLost,
     SshLost,
     SshUnreachable,
     VmmcheckError,
 )
 from harness.hosts import Boot, Host, Messages
-from harness.hosts.host import BOOT_COMMAND, parse_boot
-from harness.hosts.messages import DELTA, TAIL_COMMAND, judge_messages
-from harness.hosts.modules import hash_command, parse_kldstat
+from harness.hosts.messages import DELTA
 from harness.inventory import BochsHost, EmulatedHost, FreebsdHost, QemuHost
-from harness.lab.console import new_text, panic_text
+from harness.lab.aftermath import Aftermath
+from harness.lab.checks import follow_reload, judge, look_at
 from harness.lab.crash import CrashFolder
 from harness.lab.ladder import Ladder, Rung
 from harness.lab.lease import Lease
@@ -79,15 +72,16 @@ class SshSession:
         self._provisioning = Provisioning(self.platform, entry, defects, work)
         self._defects = list(defects)
         log = self._folder / "ladder.jsonl" if self._folder is not None else None
-        self._ladder = Ladder(alias, self._connect, self._reach.power, self._reach.timeouts, log, self._console)
-        self._crash = CrashFolder(self._reach.crash)
+        crash = self._folder / "crash" if self._folder is not None else None
+        self._aftermath = Aftermath(alias, CrashFolder(self._reach.crash), self._reach.console, crash)
+        console = self._aftermath.console
+        self._ladder = Ladder(alias, self._connect, self._reach.power, self._reach.timeouts, log, console)
         self._recorder: Recorder = NullRecorder()
         self._host: Host | None = None
         self._lease: Lease | None = None
         self._prepared: Prepared | None = None
         self._subject: BhyveSubject | None = None
         self._boot = Boot()
-        self._console_before = ""
         self._channels = 0
         self._items = 0
         self._closed = False
@@ -107,7 +101,7 @@ class SshSession:
         self._lease = lease
         if broken:
             self._ladder.note(Rung.LOOK, broke_lease_of=broken)
-        self._crash.remember(host)
+        self._aftermath.remember_dumps(host)
         prepared = self._prepare(host)
         return self._tell(prepared, broken)
 
@@ -144,7 +138,7 @@ class SshSession:
     def _prepare(self, host: Host) -> Prepared:
         prepared = self._prepared = self._provisioning.prepare(host, self._ladder)
         self._subject = BhyveSubject(self.platform, host, testdev=prepared.facts.has_testdev)
-        self._console_before = self._console()
+        self._aftermath.remember_console()
         return prepared
 
     def renew(self, defects: Sequence[str], *, patience: float) -> None:
@@ -200,64 +194,18 @@ class SshSession:
         view = subject.fresh_view() if subject is not None else None
         if view is None or view.machines:
             # Something was done behind the last guest, or another guest still lived then: look now.
-            view = self._look(host)
+            view = look_at(host)
+            if subject is not None:
+                subject.messages.take(view.tail)
         host.transport.recorder = self._recorder = NullRecorder()
         messages = subject.messages.item if subject is not None else Messages()
         delta = messages.as_delta()
         if delta:
             recorder.add_file(DELTA, delta)
-        self._judge(view, messages)
-
-    def _look(self, host: Host) -> HostView:
-        answers = host.ask(
-            {
-                "boot": BOOT_COMMAND,
-                "module": "kldstat -v -n vmm.ko",
-                "hash": hash_command(host.module),
-                "machines": "ls /dev/vmm 2>/dev/null",
-                "messages": TAIL_COMMAND,
-            }
-        )
-        tail = tuple(answers["messages"].stdout.decode("utf-8", "replace").splitlines())
-        if self._subject is not None:
-            self._subject.messages.take(tail)
-        files = parse_kldstat(answers["module"].text)
-        return HostView(
-            boot=parse_boot(answers["boot"].text),
-            module=next((file for file in files if file.name == "vmm.ko"), None),
-            module_sha256=answers["hash"].text,
-            machines=tuple(answers["machines"].text.split()) if answers["machines"].status == 0 else (),
-            messages=(),
-            tail=tail,
-        )
-
-    def _follow_reload(self) -> None:
-        """The item had the module loaded again itself (another tunable): the same file has another number now."""
-        host = self._connected
-        if host.reloaded is not None and self._prepared is not None:
-            self._prepared = replace(self._prepared, module=host.reloaded)
-        host.reloaded = None
-
-    def _judge(self, view: HostView, messages: Messages) -> None:
-        self._follow_reload()
-        name, prepared = self.platform.alias, self._prepared
-        if not view.boot.same_as(self._boot):
-            raise SshLost(f"'{name}' is on another boot than before the item: {view.boot} instead of {self._boot}.")
-        if prepared is not None and view.module != prepared.module:
-            # The kernel numbers what it loads: the same file loaded anew is not the module that was proven.
-            found = f"'{view.module.path}' (id {view.module.id})" if view.module is not None else "nothing"
-            raise HostUnready(
-                f"The loaded vmm.ko of '{name}' is not '{prepared.module.path}' (id {prepared.module.id}) any more,"
-                f" but {found}."
-            )
-        if prepared is not None and view.module_sha256 != prepared.module_sha256:
-            raise HostUnready(
-                f"The file '{prepared.module.path}' on '{name}' has changed under the run: SHA-256"
-                f" {view.module_sha256[:16]} instead of {prepared.module_sha256[:16]}."
-            )
-        if view.machines:
-            raise InfraError(f"Virtual machines were left over on '{name}': {' '.join(view.machines)}.")
-        judge_messages(name, messages.lines)
+        if self._prepared is None:
+            raise SshLost(f"'{self.platform.alias}' is not prepared any more: the item lost it on the way.")
+        self._prepared = follow_reload(host, self._prepared)
+        judge(self.platform.alias, view, self._boot, self._prepared, messages)
 
     # --- when something went wrong -------------------------------------------------------------------------------
 
@@ -280,7 +228,10 @@ class SshSession:
             if boot.same_as(self._boot):
                 self._tidy()
                 return error
-            verdict = self._verdict(cycled, error)
+            verdict = self._aftermath.verdict(
+                self._connected, self._ladder.climbs, self._recorder, self._ladder.last_words,
+                cycled=cycled, error=error,
+            )  # fmt: skip
             self._settle(boot)
         except LeaseLost as lost:
             self._lost = lost
@@ -346,28 +297,6 @@ class SshSession:
         self._ladder.note(Rung.GIVEN_UP, message=message)
         return lost
 
-    def _verdict(self, cycled: bool, error: Exception) -> HostPanic:
-        """The host is on another boot than the item began on: why, as far as it left a trace."""
-        name, folder = self.platform.alias, self._folder / "crash" if self._folder is not None else None
-        prefix = str(self._ladder.climbs)
-        trace = self._crash.collect(self._connected, folder, prefix)
-        # What was said before the power was cut, and since: a log may have been begun anew meanwhile.
-        before, after = self._ladder.last_words, self._console()
-        shown = new_text(self._console_before, before) + new_text(before or self._console_before, after)
-        if folder is not None and shown:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{prefix}-console.log").write_text(shown, encoding="utf-8")
-        if folder is not None and (shown or trace.names):
-            self._recorder.add_note(f"What was left of the host: hosts/{name}/crash/{prefix}-* in the run's folder.")
-        panic = trace.panic or panic_text(shown)
-        if panic:
-            return HostPanic(f"'{name}' panicked while the item ran: {panic}")
-        if trace.names:
-            return HostPanic(f"'{name}' left a crash dump while the item ran: {', '.join(trace.names)}.")
-        if cycled:
-            return HostHang(f"'{name}' stopped answering and needed a power cycle; before: {error}")
-        return HostResetUnexplained(f"'{name}' came back on another boot and left no trace of why; before: {error}")
-
     def _restore(self, host: Host) -> None:
         if not self._provisioning.touched:
             return
@@ -377,13 +306,6 @@ class SshSession:
             return
         self._ladder.clear_guests(host)
         self._provisioning.restore(host)
-
-    def _console(self) -> str:
-        if self._reach.console is None:
-            return ""
-        with contextlib.suppress(InfraError):  # the console must not hide the trouble it is asked about
-            return self._reach.console.console()
-        return ""
 
     # --- end ---------------------------------------------------------------------------------------------------------
 

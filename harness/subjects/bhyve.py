@@ -42,7 +42,7 @@ from harness.hosts.state import HostDebugState
 from harness.hosts.witness import parse_state, show_state
 from harness.recording import Recorder
 from harness.subjects.bare import record_program, record_result
-from harness.subjects.protocol import HostActions, Platform
+from harness.subjects.protocol import HostActions, Platform, Subject
 from harness.timing import Deadline
 from harness.transport import RemoteProcess
 
@@ -276,7 +276,7 @@ class BhyveGuest:
         self._threads = {int(vcpu): thread for thread, vcpu in lines}
 
 
-class BhyveSubject:
+class BhyveSubject(Subject):
     """Implements :class:`harness.subjects.protocol.Subject` on one host.
 
     ``testdev`` says whether bhyve there has pc-testdev; without it a guest says that it is done by halting.
@@ -309,12 +309,6 @@ class BhyveSubject:
     def fresh_view(self) -> HostView | None:
         """The host as the last guest's script saw it, if nothing was done there since."""
         return self._view if self._host.transport.channels == self._seen_at else None
-
-    def run(
-        self, program: Program, *, pin: int | None = 0, seconds: float = 30, lenient_msrs: bool = False
-    ) -> Result:
-        with self.start(program, pin=pin, seconds=seconds, lenient_msrs=lenient_msrs) as guest:
-            return guest.finish()
 
     @contextmanager
     def start(

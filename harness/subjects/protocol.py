@@ -216,6 +216,8 @@ class Subject(Protocol):
 
         Raises ``RecordsDamaged``, ``GuestHang``, ``GuestDied``, or what happened to the host.
         """
+        with self.start(program, pin=pin, seconds=seconds, lenient_msrs=lenient_msrs) as guest:
+            return guest.finish()
 
     def start(
         self,

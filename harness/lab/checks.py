@@ -1,0 +1,69 @@
+"""What is looked at behind every item: the same boot, our module and its file, no machine left over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.bhyve import HostView
+from harness.errors import HostUnready, InfraError, SshLost
+from harness.hosts import Boot, Host, Messages
+from harness.hosts.host import BOOT_COMMAND, parse_boot
+from harness.hosts.messages import TAIL_COMMAND, judge_messages
+from harness.hosts.modules import hash_command, parse_kldstat
+from harness.lab.provision import Prepared
+
+
+def look_at(host: Host) -> HostView:
+    """The host now, in one round trip; its messages are in ``tail`` only."""
+    answers = host.ask(
+        {
+            "boot": BOOT_COMMAND,
+            "module": "kldstat -v -n vmm.ko",
+            "hash": hash_command(host.module),
+            "machines": "ls /dev/vmm 2>/dev/null",
+            "messages": TAIL_COMMAND,
+        }
+    )
+    files = parse_kldstat(answers["module"].text)
+    return HostView(
+        boot=parse_boot(answers["boot"].text),
+        module=next((file for file in files if file.name == "vmm.ko"), None),
+        module_sha256=answers["hash"].text,
+        machines=tuple(answers["machines"].text.split()) if answers["machines"].status == 0 else (),
+        messages=(),
+        tail=tuple(answers["messages"].stdout.decode("utf-8", "replace").splitlines()),
+    )
+
+
+def follow_reload(host: Host, prepared: Prepared) -> Prepared:
+    """``prepared`` after an item that had the module loaded again itself (another tunable).
+
+    The same file has another number in the kernel then.
+    """
+    reloaded, host.reloaded = host.reloaded, None
+    return prepared if reloaded is None else replace(prepared, module=reloaded)
+
+
+def judge(name: str, view: HostView, boot: Boot, prepared: Prepared, messages: Messages) -> None:
+    """Raise what is not as it was on host ``name`` before the item.
+
+    :class:`SshLost` for another boot, :class:`HostUnready` for another module, :class:`InfraError` for machines that
+    were left over, and what :func:`judge_messages` makes of what the kernel said.
+    """
+    if not view.boot.same_as(boot):
+        raise SshLost(f"'{name}' is on another boot than before the item: {view.boot} instead of {boot}.")
+    if view.module != prepared.module:
+        # The kernel numbers what it loads: the same file loaded anew is not the module that was proven.
+        found = f"'{view.module.path}' (id {view.module.id})" if view.module is not None else "nothing"
+        raise HostUnready(
+            f"The loaded vmm.ko of '{name}' is not '{prepared.module.path}' (id {prepared.module.id}) any more,"
+            f" but {found}."
+        )
+    if view.module_sha256 != prepared.module_sha256:
+        raise HostUnready(
+            f"The file '{prepared.module.path}' on '{name}' has changed under the run: SHA-256"
+            f" {view.module_sha256[:16]} instead of {prepared.module_sha256[:16]}."
+        )
+    if view.machines:
+        raise InfraError(f"Virtual machines were left over on '{name}': {' '.join(view.machines)}.")
+    judge_messages(name, messages.lines)
