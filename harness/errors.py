@@ -320,6 +320,13 @@ class NoHosts(ConfigError):
     code = "CONFIG-NO-HOSTS"
 
 
+class NoSuchCase(ConfigError):
+    """The selection names a case that is not there, or that no suite asks."""
+
+    code = "CONFIG-NO-CASE"
+    help = "'vmmcheck cases' lists them all; --case takes an id or a glob such as 'DAT-*', once for each."
+
+
 class RomInvalid(ConfigError):
     """A guest ROM image is missing, has a wrong size, or does not have the expected hash."""
 

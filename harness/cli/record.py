@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from harness.contract import record_host
+from harness.errors import NoHosts
 from harness.inventory import load_inventory, select_hosts
 
 
@@ -19,6 +20,9 @@ def record(lab: Path, host: str, out: Path) -> None:
 
     The contract tests hold the driver's parsers and the emulated host to such files; replaying them needs no host.
     """
-    entry = select_hosts(load_inventory(lab), [host])[host]
-    names = record_host(host, entry, out, lambda what: click.echo(f"  {what}", err=True))
-    click.echo(f"{len(names)} transcripts of '{host}' are in {out}")
+    chosen = select_hosts(load_inventory(lab), [host])
+    if len(chosen) > 1:
+        raise NoHosts(f"'{host}' is {', '.join(chosen)}; one host is recorded at a time.", help="Name one of them.")
+    (alias, entry) = next(iter(chosen.items()))
+    names = record_host(alias, entry, out, lambda what: click.echo(f"  {what}", err=True))
+    click.echo(f"{len(names)} transcripts of '{alias}' are in {out}")

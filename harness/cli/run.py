@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--lab", type=click.Path(path_type=Path), default=Path("labs/emulated.toml"), show_default=True,
               help="Inventory of the hosts.")  # fmt: skip
-@click.option("--host", multiple=True, metavar="ALIAS", help="Only this host (repeatable).")
+@click.option("--host", multiple=True, metavar="ALIAS", help="Only this host, or hosts such as 'emu*' (repeatable).")
 @click.option("--hosts", default="", metavar="EXPR", help="Only hosts for which this holds: 'vendor == amd'.")
 @click.option("--case", multiple=True, metavar="GLOB", help="Only cases such as DAT-01 or 'DAT-*' (repeatable).")
 @click.option("--priority", type=int, default=0, metavar="N", help="Only cases of priority 1 to N.")

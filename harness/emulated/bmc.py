@@ -1,6 +1,7 @@
 """The board controller of an emulated host: power, console and misbehaviour on request, over a local socket.
 
-One JSON object a line in, one out. It works whatever state the host is in.
+One JSON object a line in, one out. It works whatever state the host is in. A *watch* holds the host's next call of a
+program, so that misbehaviour can be asked for at that very moment.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from harness.bochs.control import ControlSocket
 from harness.emulated.ctl import Code
 from harness.emulated.host import EmulatedHost
 from harness.emulated.sshd import SshServer
+from harness.emulated.vfs import DEFAULT_SIZE
+from harness.emulated.watch import Watch
 from harness.errors import EmulatorFailed
 
 _KINDS = {"panic": 1, "hang": 2, "reset": 3}
@@ -26,6 +29,7 @@ class BoardController:
         self._host = host
         self._server = server
         self.stopped = threading.Event()
+        self._watch: Watch | None = None
         self._socket = ControlSocket(path, self.handle)
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -38,11 +42,27 @@ class BoardController:
             case "console":
                 return {"ok": True, "text": "".join(f"{line}\n" for line in self._host.console)}
             case "account":
-                return {"ok": True, "bochs_seconds": self._host.machine.cpu_seconds()}
+                machine = self._host.machine
+                return {"ok": True, "bochs_seconds": machine.cpu_seconds(), "bochs_pid": machine.pid}
+            case "watch":
+                self._unwatch()
+                self._watch = Watch(self._host.programs, request["program"], int(request["nth"]))
+                return {"ok": True}
+            case "await":
+                watch = self._watch
+                return {"ok": True, "hit": watch is not None and watch.hit.wait(float(request["seconds"]))}
+            case "go":
+                self._unwatch()
+                return {"ok": True}
             case "quit":
                 self.stopped.set()
                 return {"ok": True}
         raise ValueError(f"unknown operation '{request['op']}'")
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+        self._watch = None
 
     def _power(self, what: str) -> dict[str, Any]:
         host = self._host
@@ -64,6 +84,21 @@ class BoardController:
             case "drop-link":
                 self._server.refuse = bool(request.get("for_good", False))
                 self._server.cut()
+            case "outage":
+                # The network, not the host: switching the power changes nothing about it.
+                self._server.outage = True
+                self._server.cut()
+            case "new-host-key":
+                self._server.renew_host_key()
+                self._server.cut()
+            case "busy-module":
+                host.module_busy = True
+            case "clock":
+                host.clock_offset = float(request["seconds"])
+            case "behave":
+                self._server.outage = self._server.refuse = host.module_busy = False
+                host.clock_offset, host.boot_delay, host.declared_cpu = 0.0, 0.0, None
+                host.files.size = DEFAULT_SIZE
             case "full-disk":
                 host.files.size = host.files.used()
             case "slow-boot":

@@ -307,7 +307,8 @@ class BasePrograms:
 
     def date(self, context: Context, argv: list[str]) -> int:
         form = next((word[1:] for word in argv[1:] if word.startswith("+")), "%a %b %e %H:%M:%S UTC %Y")
-        context.out(time.strftime(form.replace("%s", str(int(time.time()))), time.gmtime()) + "\n")
+        now = time.time() + self.host.clock_offset
+        context.out(time.strftime(form.replace("%s", str(int(now))), time.gmtime(now)) + "\n")
         return 0
 
     def kill(self, context: Context, argv: list[str]) -> int:

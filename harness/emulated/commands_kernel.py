@@ -116,7 +116,7 @@ class KernelPrograms:
                 continue
             try:
                 if "vmm" in module.modules:
-                    if self.host.traced:
+                    if self.host.traced or self.host.module_busy:
                         raise KernelError(EBUSY)
                     self.host.machine.request(Code.MODUNLOAD)
             except KernelError:

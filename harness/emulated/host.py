@@ -97,6 +97,10 @@ class EmulatedHost:
         self.cut_links: Callable[[], None] = lambda: None
         self.declared_cpu: tuple[str, str] | None = None
         self.boot_delay = 0.0
+        #: Seconds by which the host's clock is wrong.
+        self.clock_offset = 0.0
+        #: Somebody holds vmm.ko, so that it cannot be unloaded.
+        self.module_busy = False
         self._tracing: Tracing | None = None
         self._vm_names: list[str] = []
         self._next_pid = 1000

@@ -74,6 +74,7 @@ class SshServer:
 
     def __init__(self, host: EmulatedHost, keys: Path) -> None:
         self._host = host
+        self._keys = keys
         keys.mkdir(parents=True, exist_ok=True)
         self.host_key = load_key(keys / "host_key")
         self.client_key = load_key(keys / "client_key")
@@ -86,7 +87,15 @@ class SshServer:
         #: Channels of commands that a dead kernel left without an answer; held, or they would close by themselves.
         self._silent: list[paramiko.Channel] = []
         self.refuse = False
+        #: The network between us and everybody else is down.
+        self.outage = False
         threading.Thread(target=self._accept, name="sshd", daemon=True).start()
+
+    def renew_host_key(self) -> None:
+        """Show another key from now on, as a machine that was installed anew does."""
+        path = self._keys / "host_key"
+        path.unlink()
+        self.host_key = load_key(path)
 
     def cut(self) -> None:
         for transport in self._transports:
@@ -106,7 +115,7 @@ class SshServer:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            if self.refuse or not self._host.booted.is_set():
+            if self.refuse or self.outage or not self._host.booted.is_set():
                 client.close()
                 continue
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()

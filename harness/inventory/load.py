@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 import tomllib
 import typing
@@ -169,15 +170,28 @@ def _parts(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def select_hosts(inventory: Inventory, wanted: Iterable[str]) -> dict[str, Host]:
-    """Hosts by alias, all of them when ``wanted`` is empty; raises :class:`NoHosts` for a name that is not there."""
-    names = list(dict.fromkeys(wanted))
-    unknown = [name for name in names if name not in inventory.host]
-    if unknown:
-        raise NoHosts(
-            f"Lab '{inventory.lab}' has no host '{unknown[0]}'; it has {', '.join(inventory.host)}.",
-            help="Name one of these with --host, or leave --host out.",
-        )
-    return {name: host for name, host in inventory.host.items() if not names or name in names}
+    """Hosts by alias or glob (``emu*``), all of them when ``wanted`` is empty.
+
+    Raises :class:`NoHosts` for a name or a glob that matches none.
+    """
+    patterns = list(dict.fromkeys(wanted))
+    for pattern in patterns:
+        if not fnmatch.filter(inventory.host, pattern):
+            raise _no_host(inventory, pattern)
+    return {
+        name: host
+        for name, host in inventory.host.items()
+        if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
+def _no_host(inventory: Inventory, pattern: str) -> NoHosts:
+    words = [word for word in pattern.replace(",", " ").split() if word]
+    if len(words) > 1:
+        again = f"Repeat the option for each host: {' '.join(f'--host {word}' for word in words)}."
+    else:
+        again = "Name one of these with --host, or leave --host out."
+    return NoHosts(f"Lab '{inventory.lab}' has no host '{pattern}'; it has {', '.join(inventory.host)}.", help=again)
 
 
 def dump_host(host: Host) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from harness.catalogue import expectations
 from harness.errors import VmmcheckError
-from harness.plugin import hazards, sampling, stress
+from harness.plugin import hazards, sampling, stress, wanted
 from harness.plugin.collection import apply_metadata, parametrize_subject
 from harness.plugin.controller import Controller
 from harness.plugin.items import ItemRunner
@@ -26,7 +26,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     lab = _lab_or_usage_error(config)
     if lab is None or hasattr(config, "workerinput"):
         return
-    _read_predictions(config)
+    _read_suites(config)
     sampling.check_options(config)
     option = config.option
     if option.usepdb or len(lab.hosts) == 1 or lab.replay is not None:
@@ -73,14 +73,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         apply_metadata(config, items, lab)
 
 
-def _read_predictions(config: pytest.Config) -> None:
-    """Read what is predicted beside the suites before hosts are started: a mistake in it is told in one sentence."""
-    for word in config.args:
-        path = (config.invocation_params.dir / word.partition("::")[0]).resolve()
-        try:
-            expectations(path if path.is_dir() else path.parent)
-        except VmmcheckError as error:
-            raise pytest.UsageError(str(error)) from None
+def _read_suites(config: pytest.Config) -> None:
+    """Read what stands beside the suites before hosts are started: a mistake in it is told in one sentence, and so is
+    a case that is asked for and is not there."""
+    try:
+        folders = wanted.folders_of(config)
+        for folder in folders:
+            expectations(folder)
+        wanted.require_known(config.option.case, folders)
+    except VmmcheckError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _lab_or_usage_error(config: pytest.Config) -> LabConfig | None:

@@ -23,6 +23,7 @@ from harness.plugin.options import LAB, worker_input
 from harness.plugin.progress import Progress, summarize
 from harness.plugin.sampling import told
 from harness.plugin.scheduler import HostScheduler
+from harness.plugin.wanted import nothing_left
 from harness.report import write_reports
 from harness.results import Cell, CellPlan, CellRecorder, Outcome, Run, judge
 from harness.results.evidence import facts_reference
@@ -260,3 +261,7 @@ class Controller:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._run is not None:
             summarize(self.run, terminalreporter, told(self._config))
+            # Nobody is told that a selection was empty when the run broke off before anything was planned.
+            nothing = nothing_left(self._config, [plan.case for plan in self.run.plan.values()])
+            if nothing and not self._interrupted:
+                terminalreporter.write_line(nothing, yellow=True, bold=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -41,7 +42,9 @@ LAB = pytest.StashKey[LabConfig]()
 def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("vmmcheck", "bhyve conformance")
     group.addoption("--lab", metavar="FILE", help="inventory of the hosts (labs/emulated.toml needs no hardware)")
-    group.addoption("--host", action="append", default=[], metavar="ALIAS", help="only this host (repeatable)")
+    group.addoption(
+        "--host", action="append", default=[], metavar="ALIAS", help="only this host, or hosts like 'emu*' (repeatable)"
+    )
     group.addoption("--hosts", default="", metavar="EXPR", help="only hosts for which this holds: 'vendor == amd'")
     group.addoption(
         "--case", action="append", default=[], metavar="GLOB", help="only cases such as DAT-01 or 'DAT-*' (repeatable)"
@@ -123,7 +126,11 @@ def _stored_lab(folder: Path, aliases: list[str]) -> LabConfig:
         raise ConfigError(
             f"'{folder}' is not the folder of a finished run: its recipe and results cannot be read ({reason})."
         ) from None
-    hosts = {alias: entry for alias, entry in entries.items() if not aliases or alias in aliases}
+    hosts = {
+        alias: entry
+        for alias, entry in entries.items()
+        if not aliases or any(fnmatch.fnmatchcase(alias, pattern) for pattern in aliases)
+    }
     if not hosts:
         raise NoHosts(f"The run '{folder}' has none of the hosts named with --host.")
     return LabConfig(str(recipe["lab"]), hosts, None, {}, replay=folder.resolve(), replayed=replayed)

@@ -28,7 +28,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("plugin",),
     ("bench", "contract", "coverage", "matrix", "oracle", "premerge", "sensitivity"),
-    ("bisect", "nightly"),
+    ("bisect", "nightly", "trouble"),
     ("cli",),
 )
 #: The emulated host is a process of its own: it may use the toolchain and the emulator, and nobody imports it.
