@@ -23,9 +23,9 @@ PLANTED = HostDebugState(
     dr6=DR6_INACTIVE | 0x6,
     dr7=dr7(0, "write", 8, "G") | dr7(2, "write", 4, "L") | dr7(3, "readwrite", 2, "LG"),
 )
-#: The same for a thread: ptrace(2) refuses to arm an address of the kernel's half, so this one is in the first page,
-#: which is never mapped.
-THREAD = replace(PLANTED, dr0=0x108)
+#: The same for a thread: ptrace(2) refuses to arm an address of the kernel's half, so the armed ones are in the first
+#: page, which is never mapped.
+THREAD = replace(PLANTED, dr0=0x108, dr2=0x210, dr3=0x320)
 #: Other values in another order, for the opposite direction.
 HOSTILE = (0x9999_0000_0001_0008, 0x8888_0000_0002_0010, 0x7777_0000_0003_0018, 0x6666_0000_0004_0020)
 
@@ -190,7 +190,7 @@ def test_the_threads_own_registers_survive_running_a_guest(subject: Subject, kin
     for name in ("dr0", "dr1", "dr2", "dr3"):
         expect_equal(f"thread's {name}", getattr(observed, name), getattr(THREAD, name), error=HostStateMismatch)
     expect_equal("thread's dr6 causes", observed.dr6 & 0xF00F, THREAD.dr6 & 0xF00F, error=HostStateMismatch)
-    expect_equal("thread's dr7", observed.dr7 & 0xFFFF_03FF, PLANTED.dr7 & 0xFFFF_03FF, error=HostStateMismatch)
+    expect_equal("thread's dr7", observed.dr7 & 0xFFFF_03FF, THREAD.dr7 & 0xFFFF_03FF, error=HostStateMismatch)
     expect_debug_registers(
         result.snapshot(after), HOSTILE, dr6=DR6_INACTIVE | 0x9, dr7=DR7_RESET | 0x300
     )

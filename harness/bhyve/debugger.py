@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from harness.errors import GuestHang, SshLost, ToolMismatch, UnexpectedAnswer
+from harness.errors import GuestHang, HostUnready, SshLost, ToolMismatch, UnexpectedAnswer
 from harness.timing import Deadline
 from harness.transport import RemoteProcess
 
@@ -20,12 +20,18 @@ _REGISTERS = (
 )  # fmt: skip
 _ACKNOWLEDGED = re.compile(rb"^[+-]*")
 _REPORTED = re.compile(rb"\$[TS]05")
+#: What nc says of a connection, and a shell of a program that is not there.
+_CONNECTED, _NO_PROGRAM = re.compile(r"succeeded!"), re.compile(r"not found|Permission denied")
 _STOPPED = re.compile(r"T05|S05")
 
 
 def carry_command(port: int = STUB_PORT) -> str:
-    """Standard input and output to and from a stub: nc(1) of the base system, which ends with its input (``-N``)."""
-    return f"nc -N 127.0.0.1 {port}"
+    """Standard input and output to and from a stub: nc(1) of the base system, which ends with its input (``-N``).
+
+    It is asked to say why it could not connect (``-v``), and goes to whichever address ``localhost`` has: bhyve listens
+    on the first one that the host's resolver names, ``::1`` on a FreeBSD as installed.
+    """
+    return f"nc -Nv localhost {port}"
 
 
 def packet(body: str) -> bytes:
@@ -144,8 +150,11 @@ class Debugger:
             if 0 <= end <= len(rest) - 3:
                 break
             if not more:
-                said = self._process.stderr.decode("utf-8", "replace").strip() or "it closed the connection"
-                raise ToolMismatch(f"The debug stub did not answer '{body}': {said}.")
+                said = self._process.stderr.decode("utf-8", "replace").strip()
+                if _NO_PROGRAM.search(said):
+                    raise HostUnready(f"The host has no nc(1) to reach a debug stub with: {said}.")
+                why = "it closed the connection" if _CONNECTED.search(said) else said or "no connection, and no reason"
+                raise ToolMismatch(f"The debug stub did not answer '{body}': {why}.")
             more = self._process.read(deadline)
             if more and deadline.expired():
                 raise ToolMismatch(f"The debug stub did not answer '{body}' within {self._seconds:g} s.")

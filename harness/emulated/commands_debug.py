@@ -27,11 +27,17 @@ class DebugPrograms:
         return 0
 
     def nc(self, context: Context, argv: list[str]) -> int:
-        """``nc -N 127.0.0.1 PORT``; nothing but debug stubs listens here. Status 1 where none does."""
+        """``nc -N[v] localhost PORT``; nothing but debug stubs listens here. Status 1 where none does."""
         words = [word for word in argv[1:] if not word.startswith("-")]
         if len(words) != 2 or not words[1].isdigit():
             context.err("usage: nc [-N] [destination] [port]\n")
             return 1
         stub = self.host.debug_stubs.get(int(words[1])) if words[0] in ("127.0.0.1", "localhost") else None
+        to = f"{words[0]} {'port ' if stub is None else ''}{words[1]}"
+        if any(word.startswith("-") and "v" in word for word in argv[1:]):
+            if stub is None:
+                context.err(f"nc: connect to {to} (tcp) failed: Connection refused\n")
+            else:
+                context.err(f"Connection to {to} port [tcp/*] succeeded!\n")
         # One that is busy with another debugger hangs up, as FreeBSD's does.
         return 0 if stub is not None and stub.serve(context.stdin, context.stdout) else 1

@@ -13,6 +13,8 @@ from harness.emulated.streams import Reader
 
 _REGISTERS = ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
 _DEFAULTS = {"dr6": 0xFFFF0FF0, "dr7": 0x400}
+#: VM_MAXUSER_ADDRESS, and the type of a breakpoint that no thread may have.
+_USER_END, _IO = 0x8000_0000_0000, 2
 
 
 def parse_registers(text: str) -> dict[str, int]:
@@ -38,6 +40,14 @@ def show_tables(data: bytes) -> str:
     return " ".join(f"{name}={value:#x}" for name, value in zip(names, struct.unpack("<8Q", data), strict=True))
 
 
+def _may_be_set(registers: dict[str, int]) -> bool:
+    """Whether ptrace(2) takes them for a thread: set_dbregs() of sys/amd64/amd64/exec_machdep.c."""
+    dr6, dr7 = (registers.get(name, _DEFAULTS[name]) for name in ("dr6", "dr7"))
+    if dr6 >> 32 or dr7 >> 32 or any(dr7 >> 16 + 4 * n & 3 == _IO for n in range(4)):
+        return False
+    return all(registers.get(f"dr{n}", 0) < _USER_END for n in range(4) if dr7 >> 2 * n & 3)
+
+
 class WitnessPrograms:
     """Methods are programs; :meth:`table` names them."""
 
@@ -60,8 +70,11 @@ class WitnessPrograms:
                     return 1
                 head = struct.pack("<I", vcpus[0])
                 if action == "set":
-                    registers = pack_registers(parse_registers(" ".join(values)))
-                    self.host.machine.vm_request(Code.SETDBREGS, process.vm, head + registers)
+                    registers = parse_registers(" ".join(values))
+                    if not _may_be_set(registers):
+                        context.err("vmmwitness: the thread's debug registers: Invalid argument\n")
+                        return 1
+                    self.host.machine.vm_request(Code.SETDBREGS, process.vm, head + pack_registers(registers))
                 context.out(show_registers(self.host.machine.vm_request(Code.GETDBREGS, process.vm, head)) + "\n")
                 return 0
             case ["sentinel", *options]:

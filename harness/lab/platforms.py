@@ -55,8 +55,9 @@ def platform_of(alias: str, host: Host) -> Platform:
         return Platform(alias, "freebsd", vendor, f"{host.cpu.class_} ({alias})", False, offered, host.ncpu)
     if isinstance(host, BochsHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]}), FreeBSD in Bochs ({alias})"
-        # Bochs has no IA32_DEBUGCTL: what depends on its value cannot be seen there.
-        missing = {"intel": {"debug-step"}, "amd": {"vm86"}}[host.vendor] | {"debugctl", "host-debugctl"}
+        # Bochs has no IA32_DEBUGCTL: what depends on its value cannot be seen there. Its AMD model has no decode
+        # assists, without which svm.c hands string I/O to nobody: the VM ends.
+        missing = {"intel": {"debug-step"}, "amd": {"vm86", "string-io"}}[host.vendor] | {"debugctl", "host-debugctl"}
         return Platform(alias, "bochs", host.vendor, heading, True, (offered | STUB[host.vendor]) - missing, host.ncpu)
     heading = f"NESTED {host.vendor}, FreeBSD in QEMU ({alias})"
     return Platform(alias, "qemu", host.vendor, heading, True, offered, host.ncpu)

@@ -218,7 +218,15 @@ class BhyveGuest:
     def debugger(self) -> Iterator[Debugger]:
         seconds = 10 * self._host.patience
         command = self._host.guarded(carry_command())
-        debugger = Debugger(self._host.transport.start(command, deadline=Deadline.after(seconds)), seconds)
+        process = self._host.transport.start(command, deadline=Deadline.after(seconds))
+        try:
+            debugger = Debugger(process, seconds)
+        except VmmcheckError:
+            # Its end is what puts it into the evidence.
+            with contextlib.suppress(VmmcheckError, OSError):
+                process.close_stdin()
+                process.wait(Deadline.after(seconds))
+            raise
         try:
             yield debugger
         except BaseException:

@@ -12,7 +12,7 @@ from harness.bhyve import Debugger
 from harness.emulated.ctl import Code, KernelError
 from harness.emulated.gdbstub import Action, DebugStub, Why
 from harness.emulated.streams import Pipe
-from harness.errors import GuestHang, ToolMismatch
+from harness.errors import GuestHang, HostUnready, ToolMismatch
 from harness.timing import Deadline
 from harness.transport import CommandResult
 
@@ -94,7 +94,7 @@ class Wire:
 
     @property
     def stderr(self) -> bytes:
-        return b""
+        return b"Connection to localhost 47110 port [tcp/*] succeeded!\n"
 
     def close_stdin(self) -> None:
         self.sent.close()
@@ -183,3 +183,19 @@ def test_a_damaged_packet_is_asked_for_again(guest: Memory) -> None:
     assert wire.read(Deadline.after(5))
     assert wire.stdout == b"-"
     wire.close()
+
+
+def test_why_there_is_no_connection_is_told(guest: Memory) -> None:
+    class Refused(Wire):
+        @property
+        def stderr(self) -> bytes:
+            return said
+
+    said = b"nc: connect to localhost port 47110 (tcp) failed: Connection refused\n"
+    held = attach(guest)
+    with pytest.raises(ToolMismatch, match="failed: Connection refused"):
+        Debugger(Refused(guest.stub), 5)
+    said = b"/bin/sh: nc: not found\n"
+    with pytest.raises(HostUnready, match=r"no nc\(1\)"):
+        Debugger(Refused(guest.stub), 5)
+    held.detach()
