@@ -194,8 +194,8 @@ def test_why_there_is_no_connection_is_told(guest: Memory) -> None:
     said = b"nc: connect to localhost port 47110 (tcp) failed: Connection refused\n"
     held = attach(guest)
     with pytest.raises(ToolMismatch, match="failed: Connection refused"):
-        Debugger(Refused(guest.stub), 5)
+        Debugger(Refused(guest.stub), 5)  # type: ignore[arg-type]
     said = b"/bin/sh: nc: not found\n"
     with pytest.raises(HostUnready, match=r"no nc\(1\)"):
-        Debugger(Refused(guest.stub), 5)
+        Debugger(Refused(guest.stub), 5)  # type: ignore[arg-type]
     held.detach()
