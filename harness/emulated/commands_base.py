@@ -163,8 +163,9 @@ class BasePrograms:
 
     def mv(self, context: Context, argv: list[str]) -> int:
         source, target = (self._path(context, name) for name in argv[-2:])
-        self.files.write(target, self.files.read(source))
-        self.files.remove(source)
+        if self.files.is_dir(target):
+            target = posixpath.join(target, posixpath.basename(source))
+        self.files.rename(source, target)
         return 0
 
     def cp(self, context: Context, argv: list[str]) -> int:

@@ -96,6 +96,17 @@ class FileSystem:
             del self._files[path]
             self._modes.pop(path, None)
 
+    def rename(self, source: str, target: str) -> None:
+        """rename(2) of a file: it takes no room."""
+        with self._lock:
+            if source not in self._files:
+                raise FileError("No such file or directory")
+            if self.is_dir(target):
+                raise FileError("Is a directory")
+            self._files[target] = self._files.pop(source)
+            if source in self._modes:
+                self._modes[target] = self._modes.pop(source)
+
     def rmtree(self, path: str) -> None:
         """Remove a file or a folder with all below it."""
         with self._lock:

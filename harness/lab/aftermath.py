@@ -44,7 +44,7 @@ class Aftermath:
     def verdict(
         self, host: Host, climb: int, recorder: Recorder, last_words: str, *, cycled: bool, error: Exception
     ) -> HostPanic:
-        """What happened to the host while the item ran that ``error`` ended, now that it answers again.
+        """What happened to the host when ``error`` came, now that it answers again.
 
         ``last_words`` is the console before the power was cut, ``cycled`` whether it had to be cut.
         """
@@ -60,9 +60,9 @@ class Aftermath:
             recorder.add_note(f"What was left of the host: {where} in the run's folder.")
         panic = trace.panic or panic_text(shown)
         if panic:
-            return HostPanic(f"'{self._name}' panicked while the item ran: {panic}")
+            return HostPanic(f"'{self._name}' panicked: {panic}")
         if trace.names:
-            return HostPanic(f"'{self._name}' left a crash dump while the item ran: {', '.join(trace.names)}.")
+            return HostPanic(f"'{self._name}' left a crash dump: {', '.join(trace.names)}.")
         if cycled:
             return HostHang(f"'{self._name}' stopped answering and needed a power cycle; before: {error}")
         return HostResetUnexplained(

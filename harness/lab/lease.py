@@ -7,9 +7,11 @@ that the lease still names this run (:attr:`Lease.guard`), so that a run which l
 from __future__ import annotations
 
 import getpass
+import os
 import shlex
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.errors import HostUnready, LeaseLost, UnexpectedAnswer
 from harness.hosts import Boot, Host
@@ -23,6 +25,8 @@ RENEW = 300
 _RETRY = 5.0
 #: Seconds after which a lease that nobody signed is what a broken controller left.
 _NAMELESS = 10.0
+#: Status by which a command says that another lease is there, and that ours could not be written.
+_TAKEN, _UNWRITTEN = 17, 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,16 @@ class Holder:
     boot: str
     taken: int
     expires: int
+    #: The process that holds it (:func:`this_process`); empty where that cannot be told.
+    process: str = ""
 
     def text(self) -> str:
         """The form on the host: a line a field."""
-        return (
-            f"run={self.run}\\nowner={self.owner}\\nboot={self.boot}\\ntaken={self.taken}\\nexpires={self.expires}\\n"
-        )
+        fields = {
+            "run": self.run, "owner": self.owner, "boot": self.boot, "taken": self.taken, "expires": self.expires,
+            "process": self.process,
+        }  # fmt: skip
+        return "".join(f"{name}={value}\\n" for name, value in fields.items())
 
     @classmethod
     def parse(cls, text: str) -> Holder:
@@ -47,10 +55,37 @@ class Holder:
         values = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
         try:
             return cls(
-                values["run"], values["owner"], values["boot"], int(values["taken"]), int(values["expires"])
-            )
+                values["run"], values["owner"], values["boot"], int(values["taken"]), int(values["expires"]),
+                values.get("process", ""),
+            )  # fmt: skip
         except (KeyError, ValueError):
             raise UnexpectedAnswer(f"The lease on the host cannot be read: {text[:200]!r}.") from None
+
+
+def this_process() -> str:
+    """This process among all that ever ran on this machine since it booted; empty where the system does not tell.
+
+    Boot, process namespace, number, and start time in clock ticks (proc(5)): containers may share a machine's name.
+    """
+    return _process(os.getpid())
+
+
+def _process(pid: int) -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        space = Path("/proc/self/ns/pid").stat().st_ino
+        started = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+    return f"{boot}.{space}.{pid}.{started}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process that called itself so has certainly ended; false for one that could not be seen from here."""
+    here, pid = this_process(), process.split(".")[2:3]
+    if not here or not pid or not pid[0].isdigit() or here.split(".")[:2] != process.split(".")[:2]:
+        return False
+    return _process(int(pid[0])) != process
 
 
 class Lease:
@@ -78,9 +113,11 @@ class Lease:
         """
         broken = ""
         nameless: Deadline | None = None
+        removed = False
         while True:
             now = self._now()
-            if self._make(self._holder(boot, now)):
+            made, said = self._make(boot, now)
+            if made:
                 self._taken, self._renewed = now, self._clock.now()
                 self._host.guard = self.guard
                 return broken
@@ -89,7 +126,10 @@ class Lease:
                 # Released between the two looks; or made a moment ago and not written yet, which takes no seconds.
                 nameless = nameless or Deadline.after(_NAMELESS, self._clock)
                 if nameless.expired():
-                    self._host.run(f"test -s {self._path('run')} || rm -rf {shlex.quote(self._folder)}")
+                    if removed:
+                        raise self._unwritten(said)
+                    self._host.run(f"test -s {self._path('holder')} || rm -rf {shlex.quote(self._folder)}")
+                    removed = True
                 self._clock.sleep(1.0)
                 continue
             if other.run == self._run:
@@ -98,9 +138,11 @@ class Lease:
                 self._write(boot)
                 self._host.guard = self.guard
                 return broken
-            if other.expires < now or (other.boot != str(boot) and other.expires - LIFE + RENEW < now):
+            gone = is_gone(other.process)
+            if gone or other.expires < now or (other.boot != str(boot) and other.expires - LIFE + RENEW < now):
                 self._break(other)
-                broken = f"{other.owner} (run {other.run}), expired {now - other.expires} s ago"
+                why = "whose process has ended" if gone else f"expired {now - other.expires} s ago"
+                broken = f"{other.owner} (run {other.run}), {why}"
                 continue
             if deadline.expired():
                 left = other.expires - now
@@ -137,21 +179,41 @@ class Lease:
         return shlex.quote(f"{self._folder}/{name}")
 
     def _holder(self, boot: Boot, now: int) -> Holder:
-        return Holder(self._run, self._owner, str(boot), self._taken or now, now + LIFE)
+        return Holder(self._run, self._owner, str(boot), self._taken or now, now + LIFE, this_process())
 
-    def _make(self, holder: Holder) -> bool:
-        folder = shlex.quote(self._folder)
-        script = f"umask 077; mkdir {folder} 2>/dev/null && {self._store(holder)}"
-        return self._host.run(script).status == 0
+    def _make(self, boot: Boot, now: int) -> tuple[bool, str]:
+        """Whether the folder is ours now, and what mkdir(1) says; raises :class:`HostUnready`."""
+        folder, holder = shlex.quote(self._folder), self._holder(boot, now)
+        script = (
+            f"umask 077; mkdir {folder} || exit {_TAKEN};"
+            f" {{ echo {self._run} >{self._path('run')} && {self._store(holder)}; }}"
+            f" || {{ rm -rf {folder}; exit {_UNWRITTEN}; }}"
+        )
+        result = self._host.run(script)
+        if result.status == _UNWRITTEN:
+            raise self._unwritten(result.errors)
+        return result.status == 0, result.errors
 
     def _store(self, holder: Holder) -> str:
-        return f"printf '{holder.text()}' >{self._path('holder')} && echo {self._run} >{self._path('run')}"
+        """Whole or not at all: a disk that is full must not leave half of a lease."""
+        new = self._path("holder.new")
+        return f"printf '{holder.text()}' >{new} && mv -f {new} {self._path('holder')}"
 
     def _write(self, boot: Boot) -> None:
-        result = self._host.run(f"{self.guard} && {self._store(self._holder(boot, self._now()))}")
-        if result.status != 0:
+        store = self._store(self._holder(boot, self._now()))
+        result = self._host.run(f"{self.guard} || exit {_TAKEN}; {store}")
+        if result.status == _TAKEN:
             raise LeaseLost(f"The lease on '{self._host.transport.name}' is not ours any more: {self.holder()}.")
+        if result.status != 0:
+            raise self._unwritten(result.errors)
         self._renewed = self._clock.now()
+
+    def _unwritten(self, said: str) -> HostUnready:
+        where = f"'{self._folder}' on '{self._host.transport.name}'"
+        return HostUnready(
+            f"The lease {where} cannot be written: {said[:200] or 'no message'}.",
+            help="Make room on the host's disk, and see that it is not mounted read-only.",
+        )
 
     def _break(self, other: Holder) -> None:
         """Only what was looked at is removed: somebody else may have broken it already."""

@@ -24,6 +24,7 @@ from harness.hosts.facts import VMM_COMMAND, require_processors
 from harness.hosts.modules import LoadedFile
 from harness.inventory import EmulatedHost, FreebsdHost, FreebsdMachine
 from harness.inventory.model import STOCK_MODULE
+from harness.lab.journal import Found, Journal
 from harness.lab.ladder import Ladder
 from harness.lab.undertest import UnderTest, module_data, module_of
 from harness.subjects import Platform
@@ -40,17 +41,6 @@ _VENDORS = {"intel": ("GenuineIntel",), "amd": ("AuthenticAMD", "HygonGenuine")}
 def reference_module(defects: Sequence[str]) -> bytes:
     """The file that stands for a vmm.ko with seeded defects on an emulated host."""
     return "".join(f"{line}\n" for line in ("vmmcheck reference vmm.ko", *(f"defect {id}" for id in defects))).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What was there before us, taken down before anything is changed."""
-
-    #: Path of the vmm.ko that was loaded, unless an earlier run of ours left it; empty: none.
-    vmm: str
-    modules: frozenset[str]
-    #: Kernel environment variables that we set -> their value before, ``None`` when there was none.
-    kenv: Mapping[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +85,10 @@ class Provisioning:
         self._work = work
         self._found: Found | None = None
         self._under_test: UnderTest | None = None
+        #: Whether the module under test has been given to the kernel: what takes the host down then may be its doing.
+        self.loading = False
+        #: Whether a run before this one died and left the host to us.
+        self.took_over = False
 
     @property
     def touched(self) -> bool:
@@ -104,7 +98,7 @@ class Provisioning:
     def seeded(self, defects: Sequence[str]) -> Provisioning:
         """The same host with other defects in its module under test."""
         other = Provisioning(self._platform, self._entry, defects, self._work)
-        other._found = self._found
+        other._found, other.took_over = self._found, self.took_over
         return other
 
     def prepare(self, host: Host, ladder: Ladder) -> Prepared:
@@ -127,14 +121,17 @@ class Provisioning:
         if self._found is None:
             # After a reset in the middle of a run what is found then is ours to explain, not what was there before.
             self._found = self._look(host, modules, facts)
+        Journal(host).write(host.boot(), self._found)
         self._make_room(modules)
         host.change(f"rm -rf {host.folder}; mkdir -m 700 {host.folder}")
         if under_test.data is not None:
             host.put(under_test.path, under_test.data)
         self._set_tunables(host)
         host.module = under_test.path
+        self.loading = True
         loaded = modules.load(under_test.path, "vmm")
         self._load_witness(host, modules)
+        self.loading = False
         after = host.ask({"vmm": VMM_COMMAND, "sha256": f"sha256 -q {shlex.quote(loaded.path)}"})
         facts = Facts({**facts.answers, "vmm": after["vmm"].text})
         if isinstance(self._entry, FreebsdMachine):
@@ -151,12 +148,20 @@ class Provisioning:
             modules.unload(WITNESS_MODULE)
         modules.unload("vmm.ko", seconds=_PROBES_GONE)
         self._put_kenv_back(host, found)
-        if found.vmm:
-            modules.load(found.vmm, "vmm")
+        self._load_again(modules, found)
         for name in _OURS_TO_UNLOAD:
             if f"{name}.ko" not in found.modules:
                 host.try_change(f"kldunload {name} 2>/dev/null")
         host.change(f"rm -rf {host.folder}")
+        Journal(host).forget()
+        self._found = None
+
+    def restore_after_boot(self, host: Host) -> None:
+        """The same where the host has booted since, which has undone everything but our files."""
+        if self._found is not None:
+            self._load_again(Modules(host), self._found)
+        host.change(f"rm -rf {host.folder}")
+        Journal(host).forget()
         self._found = None
 
     # --- parts -----------------------------------------------------------------------------------------------------
@@ -174,7 +179,18 @@ class Provisioning:
             require_declared(facts, replace(found, vendor=expected[0]), self._platform.ncpu)
         require_processors(facts, self._platform.ncpu)
 
+    @staticmethod
+    def _load_again(modules: Modules, found: Found) -> None:
+        """The vmm.ko that was there, unless somebody loaded one meanwhile."""
+        if found.vmm and modules.loaded("vmm.ko") is None:
+            modules.load(found.vmm, "vmm")
+
     def _look(self, host: Host, modules: Modules, facts: Facts) -> Found:
+        left = Journal(host).read(host.boot())
+        if left is not None:
+            # A worker of ours, or another run, died here: what it found is what was there.
+            self.took_over = True
+            return left
         present = modules.loaded("vmm.ko")
         ours = present is not None and present.path.startswith(f"{host.folder}/")
         kenv: dict[str, str | None] = {}

@@ -86,6 +86,8 @@ class SshSession:
         self._items = 0
         self._closed = False
         self.facts: dict[str, Any] = {}
+        #: What the report says of how the host was got.
+        self._told: dict[str, Any] = {"broke_lease_of": ""}
         self._lost: VmmcheckError | None = None
         self._climbs = MAX_CLIMBS_EMULATED if self.platform.emulated else MAX_CLIMBS
         self._max_climbs = self._climbs
@@ -94,19 +96,56 @@ class SshSession:
     # --- connection and provisioning -----------------------------------------------------------------------
 
     def open(self) -> dict[str, Any]:
-        host = self._host = self._first_connection(Deadline.after(self._reach.timeouts.connect))
+        """Provisions the host. What breaks off on the way is begun again, once, and told (``opened_again``).
+
+        Raises :class:`HostPanic` when the module under test took the host down as it was loaded, and what else stands
+        against it.
+        """
+        try:
+            return self._open()
+        except _DOUBTFUL as error:
+            if self._lease is None:
+                raise  # nothing is ours yet: there is nothing to come back to
+            self._open_again(error)
+            self._told["opened_again"] = str(error)
+            return self._open()
+
+    def _open(self) -> dict[str, Any]:
+        if self._host is None:
+            self._host = self._first_connection(Deadline.after(self._reach.timeouts.connect))
+        host = self._host
         self._boot = host.boot()
         lease = Lease(host, self._run)
         broken = lease.take(self._boot, Deadline.after(self._reach.timeouts.lease))
         self._lease = lease
         if broken:
+            self._told["broke_lease_of"] = broken
             self._ladder.note(Rung.LOOK, broke_lease_of=broken)
         self._aftermath.remember_dumps(host)
-        prepared = self._prepare(host)
-        return self._tell(prepared, broken)
+        self._aftermath.remember_console()
+        return self._tell(self._prepare(host))
 
-    def _tell(self, prepared: Prepared, broken: str = "") -> dict[str, Any]:
-        more = {"boot_id": str(self._boot), "defects": self._defects, "broke_lease_of": broken}
+    def _open_again(self, error: VmmcheckError) -> None:
+        """A connection again, after ``error`` broke off the provisioning."""
+        self._ladder.climbs += 1
+        self._ladder.note(Rung.LOOK, trouble_while_opening=str(error))
+        cycled = self._regain()
+        host = self._connected
+        boot = host.boot()
+        if self._lease is not None:
+            self._lease.move_to(host, boot)
+        went_down = not boot.same_as(self._boot)
+        self._boot = boot
+        if went_down and self._provisioning.loading:
+            down = self._aftermath.verdict(
+                host, self._ladder.climbs, self._recorder, self._ladder.last_words, cycled=cycled, error=error
+            )
+            raise type(down)(f"While the module under test was loaded: {down.message}")
+
+    def _tell(self, prepared: Prepared) -> dict[str, Any]:
+        more = {"boot_id": str(self._boot), "defects": self._defects, **self._told}
+        if self._provisioning.took_over:
+            more["took_over"] = "A run that had not put back what it changed: what it had found is what is put back."
         self.facts = facts_for_report(self.platform, prepared, more)
         return self.facts
 
@@ -301,8 +340,7 @@ class SshSession:
         if not self._provisioning.touched:
             return
         if not host.boot().same_as(self._boot):
-            # A boot has undone everything but our folder, and whose module is loaded since is not ours to say.
-            host.change(f"rm -rf {host.folder}")
+            self._provisioning.restore_after_boot(host)
             return
         self._ladder.clear_guests(host)
         self._provisioning.restore(host)
@@ -316,21 +354,43 @@ class SshSession:
             return {}
         spent: dict[str, Any] = {"items": self._items, "climbs": self._ladder.climbs}
         try:
-            if self._lost is None and not host.transport.alive():
-                # The link went with the last item: what we loaded is still there.
-                host = self._host = self._connect(Deadline.after(_LAST_ATTEMPT * self._patience))
-                if self._lease is not None:
-                    self._lease.move_to(host, self._boot)
             if self._lost is None:
-                self._restore(host)
+                self._leave(spent)
             else:
                 spent["not_restored"] = f"The host was given up: {self._lost.message}"
         except VmmcheckError as problem:
             spent["not_restored"] = problem.message
         finally:
+            host = self._host or host
             with contextlib.suppress(VmmcheckError):
                 if self._lease is not None and not isinstance(self._lost, LeaseLost) and host.transport.alive():
                     self._lease.release()
             spent["channels"] = self._channels + host.transport.channels
             host.transport.close()
         return spent
+
+    def _leave(self, spent: dict[str, Any]) -> None:
+        """Put everything back; once more after a host that went down, or a link that was lost, on the way."""
+        try:
+            if not self._connected.transport.alive():
+                # The link went with the last item: what we loaded is still there.
+                self._host = self._connect(Deadline.after(_LAST_ATTEMPT * self._patience))
+                if self._lease is not None:
+                    self._lease.move_to(self._host, self._boot)
+            self._restore(self._connected)
+            return
+        except _DOUBTFUL as error:
+            self._ladder.climbs += 1
+            self._ladder.note(Rung.LOOK, trouble_while_restoring=str(error))
+            cycled = self._regain()
+            trouble = error
+        host = self._connected
+        if self._lease is not None:
+            self._lease.move_to(host, self._boot)
+        if not host.boot().same_as(self._boot):
+            # No item ran: no cell can tell it.
+            down = self._aftermath.verdict(
+                host, self._ladder.climbs, self._recorder, self._ladder.last_words, cycled=cycled, error=trouble
+            )
+            spent["down_while_restored"] = f"{down.code}: {down.message}"
+        self._restore(host)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Cases with short guests, long ones, two at once, phases, the host's hand on them, and a dtrace.
 SELECTION = ("RST-04", "ISO-04", "ISO-06", "MIG-02", "MIG-05", "HST-01")
 #: Seconds after which a run that has not ended is stuck, and after which its processes have to be gone.
-STUCK, GONE = 240.0, 20.0
+STUCK, GONE = 400.0, 20.0
 
 
 @dataclass(slots=True)

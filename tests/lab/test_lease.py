@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from harness.errors import HostUnready, LeaseLost
 from harness.hosts import Boot, Host
-from harness.lab.lease import LIFE, RENEW, Holder, Lease
+from harness.lab.lease import LIFE, RENEW, Holder, Lease, is_gone, this_process
 from harness.timing import Deadline
 from harness.transport import SshTransport
 
@@ -43,13 +44,13 @@ class Bench:
     def soon(self, seconds: float = 0.1) -> Deadline:
         return Deadline.after(seconds, self.clock)
 
-    def age(self, seconds: int, boot: Boot = BOOT, run: str = "old") -> None:
+    def age(self, seconds: int, boot: Boot = BOOT, run: str = "old", process: str = "") -> None:
         """Somebody's lease, ``seconds`` old by the host's clock."""
         now = int(self.host.check("date +%s").text)
         self.folder.mkdir()
         (self.folder / "run").write_text(f"{run}\n")
         taken = now - seconds
-        text = Holder(run, "bob@elsewhere", str(boot), taken, taken + LIFE).text().replace("\\n", "\n")
+        text = Holder(run, "bob@elsewhere", str(boot), taken, taken + LIFE, process).text().replace("\\n", "\n")
         (self.folder / "holder").write_text(text)
 
 
@@ -127,3 +128,49 @@ def test_it_is_renewed_at_a_third_of_its_life(bench: Bench) -> None:
     bench.clock.time += RENEW
     lease.renew(BOOT)
     assert bench.host.transport.channels > before
+
+
+def test_a_lease_whose_process_has_ended_here_is_broken_at_once(bench: Bench) -> None:
+    """By the process of this very machine that holds it; one that lives, or that cannot be seen, keeps its lease."""
+    child = subprocess.Popen(["sleep", "60"])
+    name = this_process().split(".")
+    alive = ".".join([*name[:2], str(child.pid), _started(child.pid)])
+    assert not is_gone(alive)
+    bench.age(10, process=alive)
+    with pytest.raises(HostUnready, match="leased to bob@elsewhere"):
+        bench.lease("run-2").take(BOOT, bench.soon())
+    child.kill()
+    child.wait()
+    assert is_gone(alive)
+    assert bench.lease("run-2").take(BOOT, bench.soon()) == "bob@elsewhere (run old), whose process has ended"
+
+
+@pytest.mark.parametrize("process", ["", "nonsense", "otherboot.4026531836.1.1", "a.b.c.d"])
+def test_a_process_that_cannot_be_seen_from_here_is_not_taken_for_ended(process: str) -> None:
+    assert not is_gone(process)
+
+
+def test_the_number_of_an_ended_process_given_to_another_one_is_not_it() -> None:
+    name = this_process().split(".")
+    assert is_gone(".".join([*name[:3], str(int(name[3]) + 1)]))
+
+
+def test_a_lease_that_cannot_be_written_is_told_as_that(bench: Bench) -> None:
+    """Not as one that somebody else took, and not waited for."""
+    lease = bench.lease("run-1")
+    lease.take(BOOT, bench.soon())
+    (bench.folder / "holder.new").mkdir()
+    bench.clock.time += RENEW
+    with pytest.raises(HostUnready, match=r"The lease '.*' on '.*' cannot be written"):
+        lease.renew(BOOT)
+    assert lease.holder() is not None
+
+
+def test_a_folder_that_can_never_be_made_is_not_waited_for_without_end(bench: Bench) -> None:
+    bench.folder.write_text("a file in the way")
+    with pytest.raises(HostUnready, match="cannot be written: mkdir"):
+        Lease(bench.host, "run-1", folder=f"{bench.folder}/lease", clock=bench.clock).take(BOOT, bench.soon(60))
+
+
+def _started(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]

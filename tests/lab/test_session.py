@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -113,6 +114,73 @@ def test_a_module_that_was_there_is_loaded_again(amd: EmulatedLab) -> None:
     assert "(/boot/modules/vmm.ko)" in other.check("kldstat -v -n vmm.ko").text
     other.check("kldunload vmm; rm /boot/modules/vmm.ko")
     other.transport.close()
+
+
+def test_what_a_worker_that_died_had_found_is_put_back_by_the_next_one(amd: EmulatedLab) -> None:
+    """It left its module loaded: that is not what was there."""
+    other = amd.host()
+    other.check("cp /boot/kernel/vmm.ko /boot/modules/vmm.ko; kldload /boot/modules/vmm.ko")
+    died = amd.session("dies", defects=("svm-clean-cr2",))
+    died.open()
+    amd.board.ask({"op": "misbehave", "kind": "drop-link"})
+    again = amd.session("dies")
+    assert "took_over" in again.open()
+    assert "not_restored" not in again.close()
+    assert "(/boot/modules/vmm.ko)" in other_state(amd)
+    assert "vmmcheck" not in other_state(amd)
+    fresh = amd.session()
+    assert "took_over" not in fresh.open()
+    fresh.close()
+    clean = amd.host()
+    clean.check("kldunload vmm; rm /boot/modules/vmm.ko")
+    clean.transport.close()
+
+
+def other_state(lab: EmulatedLab) -> str:
+    """Modules, and the files of ours."""
+    host = lab.host()
+    try:
+        return host.check("kldstat -v; ls /root; for n in .vmmcheck .vmmcheck.found; do ls -d /root/$n; done; true").text
+    finally:
+        host.transport.close()
+
+
+def test_a_link_that_breaks_while_the_host_is_prepared_costs_nothing_and_is_told(amd: EmulatedLab) -> None:
+    amd.board.ask({"op": "watch", "program": "kldload", "nth": 1})
+    session = amd.session()
+    cutter = threading.Thread(target=cut_when_held, args=(amd,))
+    cutter.start()
+    facts = session.open()
+    cutter.join()
+    assert "INFRA-SSH-LOST" in facts["opened_again"]
+    session.begin(NullRecorder()).run(quiet())
+    session.end()
+    assert "not_restored" not in session.close()
+
+
+def cut_when_held(lab: EmulatedLab) -> None:
+    assert lab.board.ask({"op": "await", "seconds": 20})["hit"]
+    lab.board.ask({"op": "misbehave", "kind": "drop-link"})
+    lab.board.ask({"op": "go"})
+
+
+def test_a_panic_while_the_module_is_loaded_is_the_modules(start_host: Callable[[str], EmulatedLab]) -> None:
+    lab = start_host("amd")
+    lab.board.ask({"op": "watch", "program": "kldload", "nth": 1})
+
+    def panic() -> None:
+        assert lab.board.ask({"op": "await", "seconds": 20})["hit"]
+        lab.board.ask({"op": "misbehave", "kind": "panic"})
+        lab.board.ask({"op": "go"})
+
+    panicking = threading.Thread(target=panic)
+    panicking.start()
+    session = lab.session()
+    with pytest.raises(HostPanic, match="While the module under test was loaded: 'emulated' panicked: "):
+        session.open()
+    panicking.join()
+    session.close()
+    assert "vmm" not in other_state(lab)
 
 
 def test_machines_of_others_are_not_touched_and_ours_are_removed(amd: EmulatedLab) -> None:
@@ -237,7 +305,7 @@ def test_a_panic_is_told_with_its_message_and_the_host_is_prepared_again(
         stack.pop_all()  # the guest went with its host
     verdict = session.explain(caught.value)
     assert isinstance(verdict, HostPanic)
-    assert "panicked while the item ran" in str(verdict)
+    assert "panicked: " in str(verdict)
     folder = lab.folder / "panics" / "hosts" / "emulated"
     assert list((folder / "crash").glob("1-info.*"))
     assert "panic" in (folder / "crash" / "1-console.log").read_text(encoding="utf-8")
