@@ -123,6 +123,13 @@ class HostHang(HostPanic):
     code = "PRODUCT-HOST-HANG"
 
 
+class ProcessorStuck(HostPanic):
+    """A CPU of the host runs nothing any more behind an item that failed, while the host still answers."""
+
+    code = "PRODUCT-CPU-STUCK"
+    help = "What the item did last is in its evidence; the host was booted anew, and what is behind it ran there."
+
+
 # --- test: a case or guest of this repository is wrong -----------------------------------------------
 
 

@@ -19,7 +19,7 @@ from harness.emulated.vfs import DEFAULT_SIZE
 from harness.emulated.watch import Watch
 from harness.errors import EmulatorFailed
 
-_KINDS = {"panic": 1, "hang": 2, "reset": 3}
+_KINDS = {"panic": 1, "hang": 2, "reset": 3, "stuck-cpu": 4}
 
 
 class BoardController:
@@ -76,7 +76,7 @@ class BoardController:
     def _misbehave(self, kind: str, request: dict[str, Any]) -> dict[str, Any]:
         host = self._host
         match kind:
-            case "panic" | "hang":
+            case "panic" | "hang" | "stuck-cpu":
                 # No answer will come from a kernel that goes down.
                 threading.Thread(target=self._tell_kernel, args=(_KINDS[kind],), daemon=True).start()
             case "reset":

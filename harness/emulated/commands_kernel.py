@@ -296,6 +296,11 @@ class KernelPrograms:
         if any(cpu >= self.host.ncpu for cpu in cpus):
             context.err("cpuset: setaffinity: Invalid argument\n")
             return 1
+        if not {"-t", "-p"} & set(words):
+            # The command runs where the kernel runs something when it is asked to.
+            for cpu in cpus[:1]:
+                self.host.machine.request(Code.CPUID, struct.pack("<III", cpu, 0, 0))
+            return self.host.shell.run_program(context, words[words.index("-l") + 2 :])
         thread = next((words[words.index(flag) + 1] for flag in ("-t", "-p") if flag in words), "")
         mask = sum(1 << cpu for cpu in cpus)
         for process in self.host.processes.values():

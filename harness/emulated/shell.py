@@ -72,6 +72,14 @@ class Shell:
         except Exit as done:
             return done.status
 
+    def run_program(self, context: Context, argv: list[str]) -> int:
+        """Run one program, as another program does; 127 when there is none."""
+        program = self._lookup(argv[0]) if argv else None
+        if program is None:
+            context.err(f"{' '.join(argv[:1])}: not found\n")
+            return 127
+        return program(context, argv)
+
     # --- structure -----------------------------------------------------------------------------------
 
     def _script(self, script: Script, context: Context, jobs: list[threading.Thread]) -> int:
@@ -205,11 +213,7 @@ class Shell:
                 return 0
             case "exec":
                 raise Exit(self._invoke(argv[1:], inner, context, jobs))
-        program = self._lookup(argv[0])
-        if program is None:
-            inner.err(f"{argv[0]}: not found\n")
-            return 127
-        return program(inner, argv)
+        return self.run_program(inner, argv)
 
     def _redirected(self, redirects: tuple[Redirect, ...], context: Context) -> Context:
         inner = replace(context)

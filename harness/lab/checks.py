@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.bhyve import HostView
-from harness.errors import HostUnready, InfraError, SshLost
+from harness.errors import CommandFailed, CommandTimeout, HostUnready, InfraError, SshLost
 from harness.hosts import Boot, Host, Messages
 from harness.hosts.host import BOOT_COMMAND, parse_boot
 from harness.hosts.messages import TAIL_COMMAND, judge_messages
 from harness.hosts.modules import hash_command, parse_kldstat
 from harness.lab.provision import Prepared
+from harness.timing import Deadline
+
+#: Seconds until all processors have to have run something.
+_ALIVE = 5.0
 
 
 def look_at(host: Host) -> HostView:
@@ -33,6 +37,27 @@ def look_at(host: Host) -> HostView:
         messages=(),
         tail=tuple(answers["messages"].stdout.decode("utf-8", "replace").splitlines()),
     )
+
+
+def stuck_processor(host: Host, ncpu: int) -> int | None:
+    """The first of ``ncpu`` processors on which nothing can be run any more; ``None``: all of them are well.
+
+    Raises what happens to the connection. A processor that a guest took with it is seen by no other command: the
+    scheduler has others.
+    """
+    every = " ".join(str(cpu) for cpu in range(ncpu))
+    deadline = Deadline.after(_ALIVE * host.patience)
+    script = f"for cpu in {every}; do cpuset -l $cpu true || exit 1; echo $cpu; done"
+    process = host.transport.start(script, deadline=deadline)
+    try:
+        status = process.wait(deadline).status
+    except CommandTimeout:
+        return len(process.stdout.split())
+    finally:
+        process.close()
+    if status != 0:
+        raise CommandFailed(f"'cpuset -l CPU true' ended with status {status}: {process.stderr[:200]!r}.")
+    return None
 
 
 def follow_reload(host: Host, prepared: Prepared) -> Prepared:

@@ -30,6 +30,8 @@ class Reach:
     console: Console | None
     crash: Crash
     timeouts: Timeouts
+    #: Whether the machine was booted for this run: then nobody else can be at work on it.
+    booted_for_us: bool = False
 
 
 def reach_of(alias: str, host: EmulatedHost | FreebsdHost | VirtualHost, told: Mapping[str, str]) -> Reach:
@@ -39,12 +41,12 @@ def reach_of(alias: str, host: EmulatedHost | FreebsdHost | VirtualHost, told: M
             told["address"], int(told["port"]), told["user"], [key_from_file(told["identity"])], [told["host_key"]]
         )
         board = SimulatedPower(Path(told["control"]))
-        return Reach(endpoint, (), board, board, Crash(), EMULATED_TIMEOUTS)
+        return Reach(endpoint, (), board, board, Crash(), EMULATED_TIMEOUTS, booted_for_us=True)
     become = (host.become, "-n") if host.become is not None else ()
     if isinstance(host, VirtualHost):
         endpoint = Endpoint(told["address"], int(told["port"]), host.user, _keys(host.identity), host.host_keys)
         board = SimulatedPower(Path(told["control"]))
-        return Reach(endpoint, become, board, board, host.crash, host.timeouts)
+        return Reach(endpoint, become, board, board, host.crash, host.timeouts, booted_for_us=True)
     jump = _jump(host.jump) if host.jump is not None else None
     endpoint = Endpoint(host.address, host.port, host.user, _keys(host.identity), host.host_keys, jump)
     return Reach(endpoint, become, _power(alias, host), _console(host), host.crash, host.timeouts)

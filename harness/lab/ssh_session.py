@@ -16,6 +16,7 @@ from harness.errors import (
     HostLost,
     HostUnready,
     LeaseLost,
+    ProcessorStuck,
     SshLost,
     SshUnreachable,
     VmmcheckError,
@@ -24,7 +25,8 @@ from harness.hosts import Boot, Host, Messages
 from harness.hosts.messages import DELTA
 from harness.inventory import BochsHost, EmulatedHost, FreebsdHost, QemuHost
 from harness.lab.aftermath import Aftermath
-from harness.lab.checks import follow_reload, judge, look_at
+from harness.lab.checks import follow_reload, judge, look_at, stuck_processor
+from harness.lab.connecting import Connector
 from harness.lab.crash import CrashFolder
 from harness.lab.ladder import Ladder, Rung
 from harness.lab.lease import Lease
@@ -34,11 +36,8 @@ from harness.lab.reach import reach_of
 from harness.recording import NullRecorder, Recorder
 from harness.subjects import Platform, Subject
 from harness.subjects.bhyve import BhyveSubject
-from harness.timing import CLOCK, Deadline
-from harness.transport import SshTransport
+from harness.timing import Deadline
 
-#: Seconds for one attempt at the first connection: a host that is about to come up may take the first and stay silent.
-_FIRST_ATTEMPT = 15.0
 #: Seconds for the connection that is made anew only to leave a host as it was found.
 _LAST_ATTEMPT = 20.0
 #: On the host: the hazard that is about to be run there.
@@ -66,6 +65,7 @@ class SshSession:
     ) -> None:
         self.platform: Platform = platform_of(alias, entry)
         self._reach = reach_of(alias, entry, told)
+        self._connector = Connector(alias, self._reach)
         self._folder = run_folder / "hosts" / alias if run_folder is not None else None
         self._run = run_folder.name if run_folder is not None else f"manual-{uuid.uuid4().hex[:8]}"
         work = self._folder / "module" if self._folder is not None else None
@@ -75,7 +75,7 @@ class SshSession:
         crash = self._folder / "crash" if self._folder is not None else None
         self._aftermath = Aftermath(alias, CrashFolder(self._reach.crash), self._reach.console, crash)
         console = self._aftermath.console
-        self._ladder = Ladder(alias, self._connect, self._reach.power, self._reach.timeouts, log, console)
+        self._ladder = Ladder(alias, self._connector.connect, self._reach.power, self._reach.timeouts, log, console)
         self._recorder: Recorder = NullRecorder()
         self._host: Host | None = None
         self._lease: Lease | None = None
@@ -91,7 +91,6 @@ class SshSession:
         self._lost: VmmcheckError | None = None
         self._climbs = MAX_CLIMBS_EMULATED if self.platform.emulated else MAX_CLIMBS
         self._max_climbs = self._climbs
-        self._patience = self._reach.timeouts.patience
 
     # --- connection and provisioning -----------------------------------------------------------------------
 
@@ -112,7 +111,7 @@ class SshSession:
 
     def _open(self) -> dict[str, Any]:
         if self._host is None:
-            self._host = self._first_connection(Deadline.after(self._reach.timeouts.connect))
+            self._host = self._connector.first(self._note_slow_boot)
         host = self._host
         self._boot = host.boot()
         lease = Lease(host, self._run)
@@ -124,6 +123,10 @@ class SshSession:
         self._aftermath.remember_dumps(host)
         self._aftermath.remember_console()
         return self._tell(self._prepare(host))
+
+    def _note_slow_boot(self, what: str) -> None:
+        self._told["switched_on_again"] = what
+        self._ladder.note(Rung.POWER, trouble_while_booting=what)
 
     def _open_again(self, error: VmmcheckError) -> None:
         """A connection again, after ``error`` broke off the provisioning."""
@@ -149,25 +152,6 @@ class SshSession:
         self.facts = facts_for_report(self.platform, prepared, more)
         return self.facts
 
-    def _first_connection(self, deadline: Deadline) -> Host:
-        """A host may be about to come up; whoever refuses us or is another one is told at once."""
-        while True:
-            try:
-                return self._connect(deadline.at_most(_FIRST_ATTEMPT * self._patience))
-            except SshUnreachable:
-                if deadline.expired():
-                    raise
-                CLOCK.sleep(min(0.5 * self._patience, deadline.remaining()))
-
-    def _connect(self, deadline: Deadline) -> Host:
-        transport = SshTransport.connect(
-            self.platform.alias, self._reach.endpoint, deadline=deadline, become=self._reach.become
-        )
-        host = Host(transport, patience=self._patience)
-        if self._prepared is not None:
-            host.module = self._prepared.module.path
-        return host
-
     @property
     def _connected(self) -> Host:
         if self._host is None:
@@ -177,6 +161,7 @@ class SshSession:
     def _prepare(self, host: Host) -> Prepared:
         prepared = self._prepared = self._provisioning.prepare(host, self._ladder)
         self._subject = BhyveSubject(self.platform, host, testdev=prepared.facts.has_testdev)
+        self._connector.module = prepared.module.path
         self._aftermath.remember_console()
         return prepared
 
@@ -189,8 +174,8 @@ class SshSession:
         if self._lost is not None:
             raise self._lost
         self._provisioning = self._provisioning.seeded(defects)
-        self._defects, self._patience = list(defects), patience
-        self._ladder.patience = patience
+        self._defects = list(defects)
+        self._ladder.patience = self._connector.patience = patience
         self._max_climbs = self._ladder.climbs + self._climbs
         self._channels += self._connected.transport.channels
         self._host = self._ladder.reboot(self._connected, self._boot)
@@ -256,7 +241,7 @@ class SshSession:
             self._lost = error  # the host belongs to somebody else now: nothing is torn down
             return error
         if not isinstance(error, _DOUBTFUL):
-            return error
+            return self._look_at_processors(error)
         self._ladder.climbs += 1
         self._ladder.note(Rung.LOOK, trouble=str(error))
         if self._ladder.climbs > self._max_climbs:
@@ -266,7 +251,7 @@ class SshSession:
             boot = self._connected.boot()
             if boot.same_as(self._boot):
                 self._tidy()
-                return error
+                return self._look_at_processors(error)
             verdict = self._aftermath.verdict(
                 self._connected, self._ladder.climbs, self._recorder, self._ladder.last_words,
                 cycled=cycled, error=error,
@@ -278,6 +263,31 @@ class SshSession:
         except VmmcheckError as problem:
             return self._give_up(f"'{self.platform.alias}' could not be brought back: {problem.message}", error)
         return verdict
+
+    def _look_at_processors(self, error: Exception) -> Exception:
+        """What failed may have taken a processor with it, which no other check would see; then the host is booted."""
+        if self._host is None or not self.alive or self._prepared is None or isinstance(error, HostLost):
+            return error
+        try:
+            cpu = stuck_processor(self._host, self.platform.ncpu)
+            if cpu is None:
+                return error
+            self._ladder.climbs += 1
+            self._ladder.note(Rung.LOOK, stuck_processor=cpu, trouble=str(error))
+            self._host = self._ladder.reboot(self._host, self._boot)
+            self._settle(self._connected.boot())
+        except LeaseLost as lost:
+            self._lost = lost
+            return lost
+        except _DOUBTFUL as trouble:
+            # The link went as it was looked at: that is between two items, and looked into before the next one.
+            self._ladder.note(Rung.LOOK, trouble_while_looking=str(trouble))
+            return error
+        except VmmcheckError as problem:
+            return self._give_up(f"'{self.platform.alias}' could not be brought back: {problem.message}", error)
+        return ProcessorStuck(
+            f"CPU {cpu} of '{self.platform.alias}' runs nothing any more, and the host was booted anew; before: {error}"
+        )
 
     def _recover_idle(self) -> None:
         """The link went between two items: nobody's result. The item that is about to start runs afterwards."""
@@ -374,7 +384,7 @@ class SshSession:
         try:
             if not self._connected.transport.alive():
                 # The link went with the last item: what we loaded is still there.
-                self._host = self._connect(Deadline.after(_LAST_ATTEMPT * self._patience))
+                self._host = self._connector.connect(Deadline.after(_LAST_ATTEMPT * self._connector.patience))
                 if self._lease is not None:
                     self._lease.move_to(self._host, self._boot)
             self._restore(self._connected)

@@ -38,7 +38,7 @@ MOMENTS = {
     "running": Moment("bhyve", 4, later=0.3, in_item=True),
     "reading": Moment("dd", 6, in_item=True),
     "asking": Moment("bhyvectl", 6, in_item=True),
-    "behind": Moment("dmesg", 4, in_item=True),
+    "behind": Moment("tail", 4, in_item=True),
     "restoring": Moment("kldunload"),
 }
 ALWAYS = tuple(MOMENTS)

@@ -16,10 +16,15 @@ from harness.errors import (
     HostUnready,
     InfraError,
     LeaseLost,
+    ProcessorStuck,
+    RegisterMismatch,
     SshLost,
+    SshUnreachable,
     TestDefect,
 )
 from harness.guest import Program
+from harness.inventory.model import Timeouts
+from harness.lab import reach
 from harness.lab.ssh_session import SshSession
 from harness.recording import NullRecorder
 from harness.subjects import RunningGuest, Subject
@@ -140,7 +145,7 @@ def other_state(lab: EmulatedLab) -> str:
     """Modules, and the files of ours."""
     host = lab.host()
     try:
-        return host.check("kldstat -v; ls /root; for n in .vmmcheck .vmmcheck.found; do ls -d /root/$n; done; true").text
+        return host.check("kldstat -v; ls /root; ls -d /root/.vmmcheck /root/.vmmcheck.found; true").text
     finally:
         host.transport.close()
 
@@ -327,3 +332,47 @@ def test_another_processor_than_declared_is_refused_before_anything_is_changed(a
     assert "vmm.ko" not in other.check("kldstat").text
     assert ".vmmcheck" not in other.check("ls /root").text
     other.transport.close()
+
+
+def test_a_machine_of_ours_whose_boot_stands_still_is_switched_on_again_once(
+    start_host: Callable[[str], EmulatedLab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = start_host("amd")
+    monkeypatch.setattr(reach, "EMULATED_TIMEOUTS", Timeouts(connect=2, comeback=5, boot=30, lease=0.1, patience=3))
+    # It takes no connection until its power was switched.
+    lab.board.ask({"op": "misbehave", "kind": "drop-link", "for_good": True})
+    session = lab.session()
+    facts = session.open()
+    assert "Its boot stood still: it was switched off and on." in facts["switched_on_again"]
+    session.begin(NullRecorder()).run(quiet())
+    session.end()
+    session.close()
+    # One that does not come up then either is not switched again and again.
+    lab.board.ask({"op": "misbehave", "kind": "outage"})
+    session = lab.session()
+    with pytest.raises(SshUnreachable):
+        session.open()
+    session.close()
+
+
+def test_a_processor_that_an_item_took_with_it_is_noticed_and_the_host_is_booted(
+    start_host: Callable[[str], EmulatedLab],
+) -> None:
+    lab = start_host("intel")
+    session = lab.session("stuck")
+    session.open()
+    failed = RegisterMismatch("dr6 is wrong.")
+    session.begin(NullRecorder()).run(quiet())
+    assert session.explain(failed) is failed  # all processors are well: nothing happens to the host
+    session.end()
+    before = session.facts["boot_id"]
+    session.begin(NullRecorder()).run(quiet())
+    lab.board.ask({"op": "misbehave", "kind": "stuck-cpu"})
+    explained = session.explain(failed)
+    assert isinstance(explained, ProcessorStuck), explained
+    assert "CPU 1 of 'emulated' runs nothing any more, and the host was booted anew" in str(explained)
+    assert "dr6 is wrong." in str(explained)
+    assert session.facts["boot_id"] != before
+    session.begin(NullRecorder()).run(quiet())
+    session.end()
+    assert "not_restored" not in session.close()

@@ -65,7 +65,7 @@
 #define CTL_FBT_READ		0x62	/* u32 at most -> records (struct fbt_record of fbt.h), each is handed out once */
 #define CTL_FBT_DISABLE		0x63	/* u32 id -> u64 entries, returns, dropped records */
 #define CTL_FBT_COUNTS		0x64	/* the same, without disabling */
-#define CTL_MISBEHAVE		0x70	/* u32 kind: 1 panic, 2 hang, 3 triple fault */
+#define CTL_MISBEHAVE		0x70	/* u32 kind: 1 panic, 2 hang, 3 triple fault, 4 CPU 1 hangs */
 
 #define CTL_EV_CONSOLE_OUT	0x80	/* name, bytes */
 #define CTL_EV_EXITED		0x81	/* name, i32 status, text: what bhyve wrote to stderr */

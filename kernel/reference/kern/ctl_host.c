@@ -283,6 +283,8 @@ misbehave(uint32_t kind)
 		printf("hang requested\n");
 		smp_rendezvous(hang, NULL);
 		return (0);
+	case 4:
+		return (kthread_add("stuck", hang, NULL, 1u << 1) == NULL ? ENOMEM : 0);
 	case 3:
 		__asm__ __volatile__("lidt %0; ud2" : : "m"(none));
 	}
