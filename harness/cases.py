@@ -6,13 +6,15 @@ A suite module declares; the plugin reads. Vendor differences and predicted fail
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from random import Random
 from typing import Any, TypeVar
 
 import pytest
+
+from harness.conditions import Answer, Conditions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +35,8 @@ class Expected:
     ``id`` names it (a gap ``G-..`` of the case list, or a weakness of the emulator), ``kinds`` are kinds of hosts
     in the inventory, ``vendors`` CPU vendors; empty selectors match everything. ``variant`` limits it to cells
     whose parameters contain every one of these ids, ``test`` to functions of that name (a glob). ``not_kinds`` are the
-    kinds of hosts that ``kinds`` would include, but whose processor does not do what the prediction is about.
+    kinds of hosts that ``kinds`` would include, but whose processor does not do what the prediction is about. All of
+    that is known beforehand; ``when`` is held against the facts of the host once they are known.
     """
 
     id: str
@@ -44,6 +47,17 @@ class Expected:
     variant: tuple[str, ...] = ()
     test: str = ""
     not_kinds: tuple[str, ...] = ()
+    when: tuple[Conditions, ...] = ()
+
+    def holds(self, kind: str, facts: Mapping[str, Any]) -> Answer:
+        """Whether the prediction holds on a host with these facts; only FreeBSD is asked for its release."""
+        freebsd = kind == "freebsd" or kind in FREEBSD_KINDS
+        answers = [conditions.judge(facts, freebsd=freebsd) for conditions in self.when]
+        for holds in (False, None, True):
+            why = [answer.why for answer in answers if answer.holds is holds and answer.why]
+            if any(answer.holds is holds for answer in answers):
+                return Answer(holds, "; ".join(why))
+        return Answer(True, "")
 
     def matches(self, kind: str, vendor: str, variant: Iterable[str], test: str = "") -> bool:
         """Whether the prediction speaks of this cell; ``test`` is the name of its function."""

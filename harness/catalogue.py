@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cases import REQUIREMENTS, Expected
+from harness.conditions import Conditions, wrong_conditions, wrong_releases
 from harness.errors import ConfigError, ProductFailure, all_errors
 
 SUITES = Path(__file__).resolve().parents[1] / "suites"
@@ -25,7 +26,7 @@ VENDORS = ("intel", "amd")
 CHANNELS = "GRCLPMDSTXK"
 
 _CASE_ID = re.compile(r"[A-Z]{3}-\d\d")
-_GAP_ID = re.compile(r"G-\d\d|EMULATOR-[A-Z0-9-]+")
+_GAP_ID = re.compile(r"G-\d\d|(EMULATOR|ERRATUM)-[A-Z0-9-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,14 @@ class Shows:
     variant: tuple[str, ...] = ()
     test: str = ""
     not_kinds: tuple[str, ...] = ()
+    when: Conditions = field(default=Conditions())
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A predicted failure: what the source shows (``reason``, ``source``), on which processors and releases, which
-    cases it concerns, and where it must show. ``review`` is the day after which somebody should look again."""
+    """A predicted failure: what the source or an erratum says (``reason``, ``source``), on which processors (``cpus``
+    in words, ``when`` as ranges) and FreeBSD ``releases``, which cases it concerns, and where it must show. ``review``
+    is the day after which somebody should look again."""
 
     id: str
     reason: str
@@ -79,16 +82,18 @@ class Gap:
     vendors: tuple[str, ...]
     cases: tuple[str, ...]
     cpus: str
-    releases: str
     review: date
     shows: tuple[Shows, ...]
+    releases: str = ""
+    when: Conditions = field(default=Conditions())
 
     def expectations(self) -> Iterator[tuple[str, Expected]]:
         """(case, expectation) for each place where it must show."""
         for where in self.shows:
+            when = (Conditions(releases=self.releases), self.when, where.when)
             yield where.case, Expected(
                 self.id, where.code, self.reason, where.kinds, where.vendors, where.variant, where.test,
-                where.not_kinds,
+                where.not_kinds, tuple(conditions for conditions in when if conditions),
             )
 
 
@@ -156,7 +161,9 @@ def _refuse(path: Path, mistakes: list[str]) -> None:
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    """A table as arguments of its class."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return values | ({"when": Conditions.from_table(table["when"])} if "when" in table else {})
 
 
 _ENTRY_TYPES: Mapping[str, type] = {
@@ -166,11 +173,12 @@ _ENTRY_TYPES: Mapping[str, type] = {
 _ENTRY_NEEDED = ("rule", "vendors", "requirements", "refs", "priority", "observe")
 _GAP_TYPES: Mapping[str, type] = {
     "id": str, "reason": str, "source": str, "vendors": list, "cases": list, "cpus": str, "releases": str,
-    "review": date, "shows": list,
+    "review": date, "shows": list, "when": dict,
 }  # fmt: skip
+_GAP_NEEDED = ("id", "reason", "source", "vendors", "cases", "cpus", "review", "shows")
 _SHOWS_TYPES: Mapping[str, type] = {
     "case": str, "code": str, "evidence": str, "kinds": list, "vendors": list, "variant": list, "test": str,
-    "not_kinds": list,
+    "not_kinds": list, "when": dict,
 }  # fmt: skip
 _SHOWS_NEEDED = ("case", "code", "evidence")
 
@@ -211,12 +219,15 @@ def _wrong_entry(id: str, table: Any) -> Iterator[str]:
 
 
 def _wrong_gap(table: Mapping[str, Any], known: set[str]) -> Iterator[str]:
-    form = list(_wrong_form(table, _GAP_TYPES, _GAP_TYPES))
+    form = list(_wrong_form(table, _GAP_TYPES, _GAP_NEEDED))
     yield from form
     if form:
         return
     if not _GAP_ID.fullmatch(table["id"]) or table["id"] in known:
-        yield "is no new id of the form G-01 or EMULATOR-NAME"
+        yield "is no new id of the form G-01, ERRATUM-NAME or EMULATOR-NAME"
+    if "releases" in table:
+        yield from wrong_releases(table["releases"])
+    yield from wrong_conditions(table.get("when", {}))
     yield from _outside("vendors", table["vendors"], VENDORS)
     codes = {error.code for error in all_errors() if issubclass(error, ProductFailure)}
     for where in table["shows"]:
@@ -229,3 +240,4 @@ def _wrong_gap(table: Mapping[str, Any], known: set[str]) -> Iterator[str]:
         yield from _outside("evidence", [where["evidence"]], ("measured", "predicted"))
         yield from _outside("kinds of hosts", (*where.get("kinds", ()), *where.get("not_kinds", ())), KINDS)
         yield from _outside("vendors", where.get("vendors", ()), table["vendors"])
+        yield from wrong_conditions(where.get("when", {}))

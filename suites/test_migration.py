@@ -162,8 +162,10 @@ def test_state_survives_a_pause(subject: Subject) -> None:
     expect_debug_registers(result.snapshot(after), DISTINCT)
 
 
-#: vCPUs in all, spread over as many VMs: more than the CPUs of the host, so that they displace each other.
-CROWD = 8
+#: vCPUs in all, spread over as many VMs: more than the CPUs of the host, so that they displace each other. FreeBSD in
+#: an emulator has no time left for its own commands beside eight.
+CROWD = {"bochs": 4}
+CROWD_ELSEWHERE = 8
 #: Exits that a member of the crowd chooses from.
 CROWD_EXITS = ("cpuid", "out80", "in21", "rdmsr", "wrmsr", "lapic_mmio", "busy")
 
@@ -202,7 +204,7 @@ def _member(stress: Stress, number: int, passes: int) -> tuple[Program, list[Han
 )
 def test_a_crowd_of_armed_guests(subject: Subject, stress: Stress) -> None:
     passes, moves = 5 * stress.scale, 8 * stress.scale
-    crowd = [_member(stress, number, passes) for number in range(CROWD)]
+    crowd = [_member(stress, number, passes) for number in range(CROWD.get(subject.platform.kind, CROWD_ELSEWHERE))]
     with ExitStack() as stack:
         guests = [
             stack.enter_context(subject.start(member[0], pin=number % 2, name=f"m{number}", seconds=60 * stress.scale))

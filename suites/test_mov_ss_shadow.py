@@ -253,6 +253,7 @@ def test_a_breakpoint_behind_the_shadow(subject: Subject) -> None:
     requirement="S1.1",
     refs=("SDM3 27.3.4", "SDM3 26.3.1.5"),
     priority=2,
+    needs=("trap-at-exit",),
 )
 @axis("instruction", ("cpuid", "out", "hlt"))
 def test_an_exit_in_the_shadow(subject: Subject, instruction: str) -> None:

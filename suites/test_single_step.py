@@ -102,6 +102,7 @@ def test_stepping_the_host_through_entry_leaves_the_guest_alone(subject: Subject
     rule="Steps over instructions that exit: one #DB after each, RIP behind it",
     requirement=("S1.1",),
     refs=("SDM3 17.3.1.4",),
+    needs=("trap-at-exit",),
 )
 @axis("instruction", ("cpuid", "rdmsr", "out", "in"))
 def test_step_over_an_instruction_that_exits(subject: Subject, instruction: str) -> None:
@@ -133,6 +134,7 @@ def test_the_first_trap_is_one_instruction_later(subject: Subject, instruction: 
     requirement="S1.1",
     refs=("SDM3 17.3.1.4",),
     priority=2,
+    needs=("trap-at-exit",),
 )
 @axis("access", ("load", "store"))
 def test_step_over_emulated_memory(subject: Subject, access: str) -> None:
@@ -150,7 +152,7 @@ def test_step_over_emulated_memory(subject: Subject, access: str) -> None:
     refs=("SDM3 17.3.1.4", "SDM3 6.8.1"),
     priority=2,
 )
-@axis("instruction", ("sti", "cli", "sti_hlt"))
+@axis("instruction", ("sti", "cli", variant("sti_hlt", "trap-at-exit")))
 def test_step_over_interrupt_flag_changes(subject: Subject, instruction: str) -> None:
     program = Program(f"step over {instruction}")
     steps = program.execute(f"step_{instruction}", TIMER_COUNT)

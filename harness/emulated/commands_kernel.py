@@ -320,6 +320,12 @@ class KernelPrograms:
             context.err(f"cpucontrol: error opening {argv[-1]}: No such file or directory\n")
             return 1
         cpu = int(re.sub(r"\D", "", argv[-1]) or 0)
+        if "-i" in argv:
+            level = argv[argv.index("-i") + 1]
+            request = struct.pack("<III", cpu, int(level, 0), 0)
+            registers = struct.unpack("<4I", self.host.machine.request(Code.CPUID, request))
+            context.out(f"cpuid level {level}: {' '.join(f'0x{value:08x}' for value in registers)}\n")
+            return 0
         msr, equals, value = argv[argv.index("-m") + 1].partition("=")
         head = struct.pack("<II", cpu, int(msr, 16))
         try:

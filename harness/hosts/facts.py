@@ -15,6 +15,15 @@ _VMM_NAMES = (
 )  # fmt: skip
 #: Everything below hw.vmm, or what matters of it.
 VMM_COMMAND = f"sysctl hw.vmm 2>/dev/null || sysctl {' '.join(f'hw.vmm.{name}' for name in _VMM_NAMES)} 2>/dev/null"
+#: What only cpuctl(4) tells, once it is loaded: the revision of the microcode, the leaf of SVM, and the capabilities of
+#: VT-x (basic, pin-based, processor-based, secondary, EPT and VPID). A register that is not there has no line.
+PROCESSOR = {
+    "microcode_msr": "cpucontrol -m 0x8b /dev/cpuctl0",
+    "svm_cpuid": "cpucontrol -i 0x8000000a /dev/cpuctl0",
+    "vmx_msrs": "for n in 0x480 0x481 0x482 0x48b 0x48c; do cpucontrol -m $n /dev/cpuctl0; done",
+}
+#: The revision is in the upper half on Intel (SDM3 9.11.7), in the lower one on AMD (APM2 appendix A, MSR 8Bh).
+_MICROCODE = re.compile(r"MSR 0x8b: 0x([0-9a-f]{8}) 0x([0-9a-f]{8})")
 #: Name -> command. Everything here only asks; what a release does not have stays empty.
 _QUESTIONS = {
     "uname": "uname -aKU",
@@ -84,6 +93,13 @@ class Facts:
         if origin is None or len(values) != 3:
             raise UnexpectedAnswer(f"The boot messages name no processor: {text[:120]!r}.")
         return CpuIdentity(origin[1], values["Family"], values["Model"], values["Stepping"])
+
+    @property
+    def microcode(self) -> str:
+        """Revision of the microcode in hexadecimal; empty where the processor tells none."""
+        match = _MICROCODE.search(self.answers.get("microcode_msr", ""))
+        revision = match[1 if self.cpu.vendor == "GenuineIntel" else 2] if match is not None else ""
+        return f"0x{revision}" if revision.strip("0") else ""
 
     def sysctl(self, name: str) -> str:
         """A value below ``hw.vmm``, or an empty string (vmm not loaded, or another release)."""

@@ -113,6 +113,8 @@ class Common(Strict):
     notes: str = ""
     #: Hosts that name the same pool are alike and share the work: each cell runs on one of them.
     pool: str = ""
+    #: Percentage of its cells that may be skipped before a run of everything is no longer called complete.
+    skip_budget: Annotated[int | None, Field(ge=0, le=100)] = None
     #: Cases that may take the host down are run there when a run asks for them (``--hazards``).
     hazards: bool = False
 

@@ -21,7 +21,7 @@ from harness.errors import (
 from harness.hosts import Boot, Host, Modules
 from harness.hosts.host import BOOT_COMMAND, parse_boot
 from harness.inventory.model import Timeouts
-from harness.lab.power import Power
+from harness.lab.power import Power, PowerFailed, SimulatedPower
 from harness.subjects.bhyve import NAME_PREFIX
 from harness.timing import CLOCK, Deadline
 
@@ -154,11 +154,20 @@ class Ladder:
                 host = self._connect(limit.at_most(_ATTEMPT * self._timeouts.patience))
                 _boot(host)
             except NO_ANSWER:
+                if self._is_dark():
+                    return None
                 CLOCK.sleep(min(pause, limit.remaining()))
                 pause = min(2.0, pause * 1.5)
                 continue
             return host
         return None
+
+    def _is_dark(self) -> bool:
+        """Whether the machine is known to be off, so that waiting for it is in vain; nobody is asked about it."""
+        try:
+            return isinstance(self._power, SimulatedPower) and not self._power.is_on()
+        except PowerFailed:
+            return False
 
 
 def _boot(host: Host) -> Boot:

@@ -15,7 +15,8 @@ PROGRAM = frozenset({"sentinel", "dbregs"})
 PROBES = frozenset({"observe", "tunables"})
 #: What a guest may do anywhere but in one place or the other: string I/O and, on Intel, hardware task switches (the
 #: reference hypervisor emulates neither), virtual-8086 code (Bochs panics on it under SVM).
-GUEST = frozenset({"string-io", "vm86", "task-switch"})
+#: ``trap-at-exit``: a debug trap that is pending when an instruction exits stays the guest's.
+GUEST = frozenset({"string-io", "vm86", "task-switch", "trap-at-exit"})
 #: ``trace-exceptions``: hw.vmm.trace_guest_exceptions intercepts what guests raise. The reference hypervisor reads it
 #: on Intel only.
 TRACED = frozenset({"trace-exceptions"})
@@ -33,7 +34,7 @@ WITNESS = PROGRAM | {"witness"}
 #: ``tool-validates``: a bad DR6 is refused and cannot take the host down (a hazard elsewhere). ``vmcb-cache``: the
 #: processor really keeps VMCB fields whose clean bit is set, so that a stale one shows; Bochs by itself does not.
 EMULATED = BHYVE | WITNESS | PROBES | {
-    "tool-validates", "step-entry", "fbt", "host-tables", "vmcb-cache", "host-debugctl",
+    "tool-validates", "trap-at-exit", "step-entry", "fbt", "host-tables", "vmcb-cache", "host-debugctl",
 }  # fmt: skip
 
 
@@ -56,8 +57,10 @@ def platform_of(alias: str, host: Host) -> Platform:
     if isinstance(host, BochsHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]}), FreeBSD in Bochs ({alias})"
         # Bochs has no IA32_DEBUGCTL: what depends on its value cannot be seen there. Its AMD model has no decode
-        # assists, without which svm.c hands string I/O to nobody: the VM ends.
-        missing = {"intel": {"debug-step"}, "amd": {"vm86", "string-io"}}[host.vendor] | {"debugctl", "host-debugctl"}
+        # assists, without which svm.c hands string I/O to nobody: the VM ends. A trap that is pending at #VMEXIT it
+        # delivers to the host, right behind VMRUN, where FreeBSD's handler finds the guest's GS.base: the host is gone.
+        own = {"intel": {"debug-step"}, "amd": {"vm86", "string-io", "trap-at-exit"}}
+        missing = own[host.vendor] | {"debugctl", "host-debugctl"}
         return Platform(alias, "bochs", host.vendor, heading, True, (offered | STUB[host.vendor]) - missing, host.ncpu)
     heading = f"NESTED {host.vendor}, FreeBSD in QEMU ({alias})"
     return Platform(alias, "qemu", host.vendor, heading, True, offered, host.ncpu)

@@ -20,7 +20,7 @@ from harness.hosts import (
     require_known_release,
     require_ready,
 )
-from harness.hosts.facts import VMM_COMMAND, require_processors
+from harness.hosts.facts import PROCESSOR, VMM_COMMAND, require_processors
 from harness.hosts.modules import LoadedFile
 from harness.inventory import EmulatedHost, FreebsdHost, FreebsdMachine
 from harness.inventory.model import STOCK_MODULE
@@ -55,11 +55,16 @@ class Prepared:
     def as_dict(self) -> dict[str, Any]:
         """For the report."""
         vmm = {name: self.facts.sysctl(f"hw.vmm.{name}") for name in ("svm.vmcb_clean", "trace_guest_exceptions")}
+        cpu = self.facts.cpu
         return {
             "vmm_path": self.module.path,
             "vmm_sha256": self.module_sha256,
             **self.origin.as_dict(),
             **self.facts.as_dict(),
+            "cpu_family": str(cpu.family),
+            "cpu_model": str(cpu.model),
+            "cpu_stepping": str(cpu.stepping),
+            "microcode": self.facts.microcode,
             "vmcb_clean": vmm["svm.vmcb_clean"],
             "trace_guest_exceptions": vmm["trace_guest_exceptions"],
         }
@@ -132,8 +137,10 @@ class Provisioning:
         loaded = modules.load(under_test.path, "vmm")
         self._load_witness(host, modules)
         self.loading = False
-        after = host.ask({"vmm": VMM_COMMAND, "sha256": f"sha256 -q {shlex.quote(loaded.path)}"})
-        facts = Facts({**facts.answers, "vmm": after["vmm"].text})
+        host.try_change("kldload -n cpuctl")
+        asked = {"vmm": VMM_COMMAND, "sha256": f"sha256 -q {shlex.quote(loaded.path)}", **PROCESSOR}
+        after = host.ask(asked)
+        facts = Facts({**facts.answers, "vmm": after["vmm"].text, **{name: after[name].text for name in PROCESSOR}})
         if isinstance(self._entry, FreebsdMachine):
             require_ready(facts, self._platform.vendor)
         return Prepared(facts, loaded, after["sha256"].text, under_test)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.bhyve import HALT_DONE, TESTDEV_DONE
+from harness.conditions import DECISIVE
 from harness.errors import GuestHang, GuestSilent, NotStarted, RecordsDamaged, TestDefect
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
 from harness.hosts import Host
@@ -293,7 +294,17 @@ class ReplaySession:
         if not isinstance(recorder, CellRecorder):
             raise TestDefect("Only a cell can be judged again.")
         self._folder = self._stored / recorder.folder.relative_to(self._run_folder)
+        self.facts |= self._measured()
         return ReplaySubject(self.platform, self._folder, recorder)
+
+    def _measured(self) -> dict[str, Any]:
+        """What predictions are held against, as the host had it when the cell ran; raises :class:`NotStarted`."""
+        try:
+            told = json.loads((self._folder / "verdict.json").read_text(encoding="utf-8"))["host_facts"]
+            facts = json.loads((self._stored / told["file"]).read_text(encoding="utf-8")) if told else {}
+        except (OSError, ValueError, KeyError) as error:
+            _not_stored(f"The facts of the host cannot be read ({type(error).__name__}: {error})")
+        return {name: facts[name] for name in DECISIVE if name in facts}
 
     def mark(self, hazard: str) -> None: ...
 

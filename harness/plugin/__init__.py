@@ -6,7 +6,7 @@ import pytest
 
 from harness.catalogue import expectations
 from harness.errors import VmmcheckError
-from harness.plugin import hazards, sampling, stress, wanted
+from harness.plugin import budget, hazards, sampling, stress, wanted
 from harness.plugin.collection import apply_metadata, parametrize_subject
 from harness.plugin.controller import Controller
 from harness.plugin.items import ItemRunner
@@ -17,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
     stress.add_options(parser)
     sampling.add_options(parser)
+    budget.add_options(parser)
     hazards.add_options(parser)
 
 
@@ -28,6 +29,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return
     _read_suites(config)
     sampling.check_options(config)
+    budget.check_options(config)
     option = config.option
     if option.usepdb or len(lab.hosts) == 1 or lab.replay is not None:
         if option.usepdb and len(lab.hosts) > 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.cases import Case
+from harness.cases import Case, Expected
 from harness.catalogue import expectations
 from harness.inventory import FreebsdMachine, Host, VirtualHost
 from harness.lab import platform_of
@@ -20,6 +20,8 @@ from harness.results import CellPlan
 from harness.subjects import Platform
 
 PLAN = pytest.StashKey[CellPlan]()
+#: Failures that are predicted of an item, as far as its kind of host says.
+DECLARED = pytest.StashKey[tuple[Expected, ...]]()
 
 #: Seconds after which the net under all other limits ends an item.
 ITEM_LIMIT = 300
@@ -93,7 +95,8 @@ def apply_metadata(config: pytest.Config, items: list[pytest.Item], lab: LabConf
             item.keywords["stress"] = True
         limit = item_limit(lab.hosts[platform.alias])
         item.add_marker(pytest.mark.timeout(limit * (config.option.stress if stressed else 1)))
-        item.stash[PLAN] = plan_of(item, metadata, platform)
+        item.stash[DECLARED] = declared_for(item, metadata, platform)
+        item.stash[PLAN] = plan_of(item, metadata, platform, item.stash[DECLARED])
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
@@ -129,16 +132,21 @@ def why_not(item: pytest.Item, metadata: Case, platform: Platform) -> str:
     return ""
 
 
-def plan_of(item: pytest.Function, metadata: Case, platform: Platform) -> CellPlan:
-    """The planned cell of an item."""
+def declared_for(item: pytest.Function, metadata: Case, platform: Platform) -> tuple[Expected, ...]:
+    """What the case declares itself, and what is predicted of it in the data beside its module."""
     parameters = item.callspec.id.split("-")[1:]
-    # What the case declares itself, and what is predicted of it in the data beside its module; each id and code once.
-    declared = (*metadata.expected, *expectations(item.path.parent).get(metadata.id, ()))
-    expected = {
-        (entry.id, entry.code): (entry.id, entry.code, entry.reason)
-        for entry in reversed(declared)
+    return tuple(
+        entry
+        for entry in (*metadata.expected, *expectations(item.path.parent).get(metadata.id, ()))
         if entry.matches(platform.kind, platform.vendor, parameters, item.function.__name__)
-    }
+    )
+
+
+def plan_of(
+    item: pytest.Function, metadata: Case, platform: Platform, declared: tuple[Expected, ...]
+) -> CellPlan:
+    """The planned cell of an item; each id and code of what is declared counts once."""
+    expected = {(entry.id, entry.code): (entry.id, entry.code, entry.reason) for entry in reversed(declared)}
     return CellPlan(
         nodeid=item.nodeid,
         test=_test_of(item),

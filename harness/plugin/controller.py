@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ import pytest
 from harness.errors import CollectionFailed, NoCase, NotStarted, TestDefect, VmmcheckError, WorkerDied
 from harness.inventory.load import dump_host
 from harness.lab import Launcher, platform_of
+from harness.plugin.budget import NEXT, Spending, spendings
 from harness.plugin.collection import PLAN
 from harness.plugin.items import ItemRunner
 from harness.plugin.options import LAB, worker_input
 from harness.plugin.progress import Progress, summarize
 from harness.plugin.sampling import told
 from harness.plugin.scheduler import HostScheduler
-from harness.plugin.wanted import nothing_left
+from harness.plugin.wanted import nothing_left, reviews_due
 from harness.report import write_reports
 from harness.results import Cell, CellPlan, CellRecorder, Outcome, Run, judge
 from harness.results.evidence import facts_reference
-from harness.results.run import cell_folder, exit_code
+from harness.results.run import UNANSWERED, cell_folder, exit_code
 from harness.verdicts import Verdict
 
 #: pytest's own exit codes that must not be replaced by a verdict.
@@ -48,6 +50,7 @@ class Controller:
             {alias: platform_of(alias, host).heading for alias, host in lab.hosts.items()}, sys.stderr
         )
         self._interrupted = False
+        self._overspent: list[Spending] = []
         self._run: Run | None = None
         #: alias -> (nodeid, wall-clock start) of the item that runs now.
         self._running: dict[str, tuple[str, float]] = {}
@@ -247,8 +250,13 @@ class Controller:
             self.run.hosts.setdefault(alias, {}).update(facts)
         self._collect_what_was_cut()
         self.run.complete(self._stop_reason)
+        spent = spendings(self._config, self._config.stash[LAB].hosts, self.run)
+        self.run.skips = {one.host: one.as_dict() for one in spent}
+        self._overspent = [one for one in spent if one.over]
         if exitstatus not in _KEPT:
             code = exit_code(self.run.totals())
+            if code == 0 and self._overspent:
+                code = UNANSWERED
             if self._interrupted:
                 code = int(pytest.ExitCode.INTERRUPTED)
             elif code == 0 and exitstatus == pytest.ExitCode.MAX_WARNINGS_ERROR:
@@ -261,6 +269,11 @@ class Controller:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._run is not None:
             summarize(self.run, terminalreporter, told(self._config))
+            for spending in self._overspent:
+                terminalreporter.write_line(str(spending), red=True)
+                terminalreporter.write_line(f"  next: {NEXT}")
+            for line in reviews_due(self._config, date.today()):
+                terminalreporter.write_line(line, yellow=True)
             # Nobody is told that a selection was empty when the run broke off before anything was planned.
             nothing = nothing_left(self._config, [plan.case for plan in self.run.plan.values()])
             if nothing and not self._interrupted:

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
+from harness.cases import Expected
 from harness.errors import HostLost, NotStarted, VmmcheckError
 from harness.expect import recording
 from harness.inventory import Host
 from harness.lab import HostSession, open_session
 from harness.lab.replay import ReplaySession
-from harness.plugin.collection import PLAN, is_hazard
+from harness.plugin.collection import DECLARED, PLAN, is_hazard
 from harness.plugin.hazards import Guard
 from harness.plugin.options import LAB, LabConfig
+from harness.plugin.predictions import Predictions, decide
 from harness.redaction import clean_bytes
 from harness.results import CellPlan, CellRecorder, judge, outcome_of
 from harness.results.cells import Outcome
@@ -92,7 +94,7 @@ class ItemRunner:
         outcomes = item.stash[_OUTCOMES]
         outcome = _outcome(report, call)
         outcomes.append(outcome)
-        _show_expectation(report, plan, outcome)
+        _show_expectation(report, self._predictions(item).narrow(plan), outcome)
         if report.when == "teardown":
             report.__dict__["vmmcheck_cell"] = self._finish(item, outcomes)
         return report
@@ -181,11 +183,20 @@ class ItemRunner:
             known = self._kept[alias] = (data, facts_reference(self._lab.run_dir, target))
         return known[1]
 
+    def _predictions(self, item: pytest.Item) -> Predictions:
+        plan = item.stash[PLAN]
+        session = self._sessions.get(plan.host)
+        # An item that never met its host failed by nothing that was predicted of the host.
+        declared: tuple[Expected, ...] = item.stash[DECLARED]
+        return decide(declared, plan.kind, session.facts if session is not None else {})
+
     def _finish(self, item: pytest.Item, outcomes: list[Outcome]) -> dict[str, Any]:
-        plan, started = item.stash[PLAN], item.stash[_STARTED]
+        predictions, started = self._predictions(item), item.stash[_STARTED]
+        plan = predictions.narrow(item.stash[PLAN])
         recorder = item.stash.get(_RECORDER, None)
         evidence = cell_folder(plan.test, plan.host) if recorder is not None else ""
         cell = judge(plan, outcomes, started=started, duration=time.time() - started, evidence=evidence)
+        cell = predictions.note(cell)
         data = cell.as_dict()
         if self._guard is not None:
             session = self._sessions.get(plan.host)
@@ -193,7 +204,8 @@ class ItemRunner:
         if recorder is not None and cell.verdict is not Verdict.SKIP:
             session = self._sessions.get(plan.host)
             told = self._keep_facts(plan.host, session) if session is not None else {}
-            recorder.finish({**data, "rule": plan.rule, "references": list(plan.references), "host_facts": told})
+            more = {"rule": plan.rule, "references": list(plan.references), "predictions": list(predictions.told)}
+            recorder.finish({**data, **more, "host_facts": told})
         else:
             data["evidence"] = ""
         return data

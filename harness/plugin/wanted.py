@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from harness.catalogue import CATALOGUE, Entry, load_catalogue
+from harness.catalogue import CATALOGUE, GAPS, Entry, load_catalogue, load_gaps, overdue
 from harness.errors import NoSuchCase
 
 #: Near names that a sentence offers.
@@ -75,3 +76,13 @@ def nothing_left(config: pytest.Config, planned: Iterable[str]) -> str:
     if not cases:
         return f"Nothing was selected{beside} in {' '.join(config.args)}: no cell ran, and nothing was found out"
     return ""
+
+
+def reviews_due(config: pytest.Config, today: date) -> list[str]:
+    """A line for every prediction beside the suites of a run whose day of review has passed."""
+    folders = [folder for folder in folders_of(config) if (folder / GAPS).is_file()]
+    return [
+        f"review: {gap.id} was to be looked at again by {gap.review}: {folder.name}/{GAPS} ({gap.reason})"
+        for folder in folders
+        for gap in overdue(load_gaps(folder), today)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from harness.errors import ConfigError, Culprit, HostPanic, NotStarted, ProductFailure, VmmcheckError
@@ -67,7 +67,8 @@ class Cell:
 
     @classmethod
     def from_dict(cls, plan: CellPlan, data: dict[str, Any]) -> Cell:
-        """The cell of ``plan`` from what :meth:`as_dict` gave in another process."""
+        """The cell of ``plan`` from what :meth:`as_dict` gave in another process, with what was expected there."""
+        plan = replace(plan, expected=tuple((id, code, reason) for id, code, reason in data["expected"]))
         return cls(
             plan, Verdict(data["verdict"]), Verdict(data["raw"]), data["code"], data["message"], data["help"],
             data["expectation"], data["started"], data["duration"], data["evidence"],

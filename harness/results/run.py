@@ -27,6 +27,10 @@ SCHEMA = 1
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=+-]+")
 
 
+#: Exit status of a run that did not answer what it was asked.
+UNANSWERED = 10
+
+
 def cell_folder(test: str, host: str) -> str:
     """Path of a cell's evidence inside the run folder: one folder a test, one below it a host."""
     return f"cells/{_UNSAFE.sub('_', test.removeprefix('suites/')).strip('_')}/{host}"
@@ -42,6 +46,8 @@ class Run:
     cells: dict[str, Cell] = field(default_factory=dict)
     #: alias -> facts of the host, told by its session.
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: alias -> what it may skip and did skip, where it has a budget.
+    skips: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def create(cls, parent: Path, *, lab: str, arguments: list[str], hosts: dict[str, Any], selection: str = "",
@@ -131,6 +137,7 @@ class Run:
                 "exit_code": exit_code,
                 "planned": len(self.plan),
                 "totals": totals,
+                **({"skips": self.skips} if self.skips else {}),
                 "hosts": self.hosts,
                 "cells": [cell.as_dict() for cell in cells],
             },
@@ -169,7 +176,7 @@ def exit_code(totals: Counter[Verdict]) -> int:
     if any(totals[verdict] for verdict in Verdict if verdict.is_product_failure):
         return 1
     if any(totals[verdict] for verdict in Verdict if verdict.is_unanswered):
-        return 10
+        return UNANSWERED
     if totals[Verdict.FLAKY]:
         return 11
     if not sum(totals.values()) - totals[Verdict.SKIP]:

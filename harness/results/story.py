@@ -102,6 +102,8 @@ def _head(verdict: Mapping[str, Any]) -> Iterator[str]:
     for name in ("message", "help", "expectation"):
         if verdict.get(name):
             yield f"{name}: {verdict[name]}"
+    for said in verdict.get("predictions", ()):
+        yield f"prediction: {said}"
 
 
 def _section(title: str, lines: Iterator[str] | Sequence[str]) -> Iterator[str]:

@@ -186,7 +186,7 @@ class BareSubject:
             vendor=vendor,
             heading=f"bare Bochs {CPU_MODELS[vendor]}",
             emulated=True,
-            capabilities=frozenset({"bare", "smp", "string-io", "vm86", "task-switch"}),
+            capabilities=frozenset({"bare", "smp", "string-io", "vm86", "task-switch", "trap-at-exit"}),
         )
         self.recorder = recorder
         self._machine_seconds = 0.0

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Lowest first. A package may import from its own rank or a lower one. Packages of one rank do not know each
 #: other unless they are the same package.
 RANKS: tuple[tuple[str, ...], ...] = (
-    ("errors", "verdicts", "timing", "redaction"),
+    ("conditions", "errors", "verdicts", "timing", "redaction"),
     ("recording", "build", "seeding", "hazards"),
     ("bochs",),
     ("guest",),
