@@ -231,6 +231,13 @@ class TraceIncomplete(InfraError):
     help = "Run the case alone; a larger buffer (-x bufsize) or fewer exits keep dtrace from losing records."
 
 
+class EvidenceLost(InfraError):
+    """What a cell left behind could not be written into the run folder."""
+
+    code = "INFRA-EVIDENCE"
+    help = "Make room on this machine's disk, or choose another one with --run-dir, and run these cells again."
+
+
 class HostLost(InfraError):
     """The host could not be brought back."""
 

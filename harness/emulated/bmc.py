@@ -100,7 +100,7 @@ class BoardController:
                 host.clock_offset, host.boot_delay, host.declared_cpu = 0.0, 0.0, None
                 host.files.size = DEFAULT_SIZE
             case "full-disk":
-                host.files.size = host.files.used()
+                host.files.size = host.files.used() // 2
             case "slow-boot":
                 host.boot_delay = float(request.get("seconds", 3))
             case "wrong-cpu":

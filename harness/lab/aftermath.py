@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.errors import HostHang, HostPanic, HostResetUnexplained, InfraError
 from harness.hosts import Host
 from harness.lab.console import Console, new_text, panic_text
-from harness.lab.crash import CrashFolder
+from harness.lab.crash import CrashFolder, keep
 from harness.recording import Recorder
 
 
@@ -53,8 +53,7 @@ class Aftermath:
         after = self.console()
         shown = new_text(self._before, last_words) + new_text(last_words or self._before, after)
         if self._folder is not None and shown:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / f"{climb}-console.log").write_text(shown, encoding="utf-8")
+            keep(self._folder / f"{climb}-console.log", shown.encode())
         if self._folder is not None and (shown or trace.names):
             where = f"hosts/{self._name}/crash/{climb}-*"
             recorder.add_note(f"What was left of the host: {where} in the run's folder.")

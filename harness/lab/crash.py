@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ _DUMPS = re.compile(r"^(?:info|core\.txt|textdump\.tar|vmcore)\.\d+")
 #: Bytes of one file that are copied at most.
 _LIMIT = 8 << 20
 _PANIC = re.compile(r"^\s*Panic String: (.*)$", re.MULTILINE)
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write a file of what a host left, if there is room for it: the verdict does not wait for it."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +57,7 @@ class CrashFolder:
                 continue
             data = host.run(f"head -c {_LIMIT} {shlex.quote(f'{self._folder}/{name}')}", seconds=120).stdout
             if target is not None:
-                target.mkdir(parents=True, exist_ok=True)
-                (target / f"{prefix}-{name}").write_bytes(data)
+                keep(target / f"{prefix}-{name}", data)
             match = _PANIC.search(data.decode("utf-8", "replace")) if name.startswith("info.") else None
             if match:
                 panic = match[1].strip()

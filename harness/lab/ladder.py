@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -75,11 +76,13 @@ class Ladder:
         """Write down what is about to be done: a controller that dies on the way has said where it was."""
         if self._log is None:
             return
-        self._log.parent.mkdir(parents=True, exist_ok=True)
         where = {"rung": int(rung), "name": rung.name.lower(), "climb": self.climbs}
         entry = {"at": round(time.time(), 3), **where, **data}
-        with self._log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        # A disk that is full must not keep a host from being brought back.
+        with contextlib.suppress(OSError):
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
 
     def look(self, host: Host) -> Boot | None:
         """The boot that an existing connection answers with, or ``None``."""

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import CollectionFailed, NoCase, NotStarted, TestDefect, VmmcheckError, WorkerDied
+from harness.errors import CollectionFailed, EvidenceLost, NoCase, NotStarted, TestDefect, VmmcheckError, WorkerDied
 from harness.inventory.load import dump_host
 from harness.lab import Launcher, platform_of
 from harness.plugin.budget import NEXT, Spending, spendings
@@ -213,7 +213,10 @@ class Controller:
         )
         if evidence:
             more = {"rule": plan.rule, "references": list(plan.references), "host_facts": self._facts_of(plan.host)}
-            CellRecorder(folder).finish({**cell.as_dict(), **more})
+            try:
+                CellRecorder(folder).finish({**cell.as_dict(), **more})
+            except EvidenceLost as lost:
+                self.run.unwritten = self.run.unwritten or lost.message
         return cell
 
     def _facts_of(self, alias: str) -> dict[str, str]:
@@ -262,8 +265,15 @@ class Controller:
             elif code == 0 and exitstatus == pytest.ExitCode.MAX_WARNINGS_ERROR:
                 code = int(exitstatus)
             session.exitstatus = code
+        self._write(session)
+
+    def _write(self, session: pytest.Session) -> None:
         self.run.finish(int(session.exitstatus))
-        write_reports(self.run)
+        with self.run.writing("a report"):
+            write_reports(self.run)
+        if self.run.unwritten and session.exitstatus in (0, 5, 11):
+            # Nobody else will see what was found out.
+            session.exitstatus = exit_code(Counter({Verdict.INFRA: 1}))
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -275,6 +285,9 @@ class Controller:
             for line in reviews_due(self._config, date.today()):
                 terminalreporter.write_line(line, yellow=True)
             # Nobody is told that a selection was empty when the run broke off before anything was planned.
+            if self.run.unwritten:
+                where = f"The folder '{self.run.folder}' is not whole: {self.run.unwritten}"
+                terminalreporter.write_line(f"{where} {EvidenceLost.help}", red=True, bold=True)
             nothing = nothing_left(self._config, [plan.case for plan in self.run.plan.values()])
             if nothing and not self._interrupted:
                 terminalreporter.write_line(nothing, yellow=True, bold=True)

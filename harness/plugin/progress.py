@@ -121,6 +121,11 @@ def summarize(run: Run, reporter: Any, selection: str = "") -> None:
     skips = Counter(cell.message for cell in run.ordered() if cell.verdict is Verdict.SKIP)
     for reason, count in skips.most_common():
         reporter.write_line(f"SKIP ({count}) {reason}")
+    for alias, facts in run.hosts.items():
+        if facts.get("down_while_restored"):
+            reporter.write_line(f"'{alias}' went down as it was given back: {facts['down_while_restored']}", red=True)
+        if facts.get("not_restored"):
+            reporter.write_line(f"'{alias}' is not as it was found: {facts['not_restored']}", yellow=True, bold=True)
     answered = sum(not cell.verdict.is_unanswered for cell in run.cells.values())
     totals = ", ".join(f"{count} {verdict}" for verdict in Verdict if (count := run.totals()[verdict]))
     if selection:

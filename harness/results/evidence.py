@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.errors import EvidenceLost
 from harness.redaction import clean, clean_bytes
 
 #: What output that is no text has: then its bytes are kept as well.
@@ -19,7 +22,10 @@ _JUDGED = "registers.jsonl"
 
 
 class CellRecorder:
-    """Writes the evidence of one cell below ``folder`` (made with the first file)."""
+    """Writes the evidence of one cell below ``folder`` (made with the first file).
+
+    Every method raises :class:`EvidenceLost` when it cannot.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +53,9 @@ class CellRecorder:
         if count > 1:
             stem, dot, ending = name.partition(".")
             name = f"{stem}-{count}{dot}{ending}"
-        self._path(name).write_bytes(clean_bytes(data))
+        path = self._path(name)
+        with self._writing(name):
+            path.write_bytes(clean_bytes(data))
 
     def add_expectation(
         self, what: str, expected: str, observed: str, ok: bool, *, mask: str = "", reference: str = ""
@@ -69,6 +77,10 @@ class CellRecorder:
     def finish(self, verdict: dict[str, Any]) -> None:
         """Write what was judged, the verdict and the checksums of everything."""
         judged = self._path(_JUDGED)
+        with self._writing("verdict.json"):
+            self._finish(judged, verdict)
+
+    def _finish(self, judged: Path, verdict: dict[str, Any]) -> None:
         if judged.exists():
             # Whole lines only: a process that is killed may leave half of one.
             lines = judged.read_text(encoding="utf-8").split("\n")[:-1]
@@ -82,13 +94,23 @@ class CellRecorder:
 
     def _path(self, name: str) -> Path:
         if not self._made:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._writing(self.folder.name):
+                self.folder.mkdir(parents=True, exist_ok=True)
             self._made = True
         return self.folder / name
 
     def _append(self, name: str, text: str) -> None:
-        with self._path(name).open("a", encoding="utf-8") as stream:
+        path = self._path(name)
+        with self._writing(name), path.open("a", encoding="utf-8") as stream:
             stream.write(text)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """A disk that is full is the lab's matter, wherever in a case it is noticed."""
+        try:
+            yield
+        except OSError as error:
+            raise EvidenceLost(f"'{name}' of '{self.folder}' cannot be written: {error.strerror}.") from error
 
 
 def _text(data: bytes) -> str:

@@ -10,7 +10,8 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,8 @@ from harness.results.revision import revision
 from harness.verdicts import Verdict
 
 SCHEMA = 1
+#: Bytes that must be free where a run is written.
+SPACE = 64 << 20
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.=+-]+")
 
@@ -48,6 +51,8 @@ class Run:
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: alias -> what it may skip and did skip, where it has a budget.
     skips: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Why something of the folder could not be written, empty as long as everything could.
+    unwritten: str = ""
 
     @classmethod
     def create(cls, parent: Path, *, lab: str, arguments: list[str], hosts: dict[str, Any], selection: str = "",
@@ -57,6 +62,7 @@ class Run:
 
         Raises :class:`ConfigError` when the folder cannot be written.
         """
+        _require_space(parent)
         name = time.strftime("%Y%m%d-%H%M%S") + "-" + secrets.token_hex(2)
         folder = parent / name
         try:
@@ -91,8 +97,17 @@ class Run:
 
     def event(self, kind: str, /, **data: Any) -> None:
         """Append one line to ``events.jsonl`` and flush it: a killed controller loses nothing."""
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"at": round(time.time(), 3), "event": kind, **data}, ensure_ascii=False) + "\n")
+        line = json.dumps({"at": round(time.time(), 3), "event": kind, **data}, ensure_ascii=False) + "\n"
+        with self.writing("events.jsonl"), (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(line)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """What cannot be written is told at the end (:attr:`unwritten`): the hosts are given back first."""
+        try:
+            yield
+        except OSError as error:
+            self.unwritten = self.unwritten or f"'{name}' cannot be written: {error.strerror}."
 
     def add_plan(self, plans: Iterable[CellPlan]) -> None:
         """Add planned cells; a replacement worker plans the same ones again."""
@@ -147,8 +162,21 @@ class Run:
     def _write(self, name: str, data: Any) -> None:
         target = self.folder / name
         partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(target)
+        with self.writing(name):
+            partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.replace(target)
+
+
+def _require_space(parent: Path) -> None:
+    """Raises :class:`ConfigError` where a run could not even write its results."""
+    there = next((path for path in (parent, *parent.absolute().parents) if path.is_dir()), Path("/"))
+    found = os.statvfs(there)
+    free = found.f_bavail * found.f_frsize
+    if free < SPACE:
+        raise ConfigError(
+            f"Only {free >> 20} MiB are free for runs in '{there}'; a run may need {SPACE >> 20} MiB and more.",
+            help="Make room there, or choose another folder with --run-dir.",
+        )
 
 
 def read_run(folder: Path) -> Run:

@@ -287,13 +287,13 @@ def _alive(pid: int) -> bool:
 
 
 @contextmanager
-def _small_disk(folder: Path, kib: int) -> Iterator[None]:
-    """``folder`` on a file system of its own with room for ``kib``; nothing where that is 0. Needs root."""
-    if not kib:
+def _small_disk(folder: Path, mib: int) -> Iterator[None]:
+    """``folder`` on a file system of its own with room for ``mib``; nothing where that is 0. Needs root."""
+    if not mib:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
     try:
         yield
     finally:

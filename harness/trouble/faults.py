@@ -112,6 +112,14 @@ def _short_outage(host: StandingHost, run: Run) -> None:
     threading.Timer(3.0, lambda: _misbehave("behave")(host, run)).start()
 
 
+def _fill_disk(host: StandingHost, run: Run) -> None:
+    """Leave no room on the file system that the run writes to."""
+    with suppress(OSError), (run.folder / "filler").open("wb") as stream:
+        while True:
+            stream.write(bytes(1 << 16))
+            stream.flush()
+
+
 def _foreign_machine(host: StandingHost, run: Run | None = None) -> None:
     with suppress(Exception):
         host.run("kldload vmm 2>/dev/null; bhyvectl --vm=precious --create")
@@ -143,7 +151,7 @@ FAULTS = {
         Fault("outage-short", _short_outage, ALWAYS),
         Fault("outage", _misbehave("outage"), ALWAYS, told="*"),
         Fault("disk-full", _misbehave("full-disk"), ALWAYS, told="*"),
-        Fault("controller-disk-full", run_size=400),
+        Fault("controller-disk-full", _fill_disk, ALWAYS, run_size=72),
         Fault("foreign-machine", before=_foreign_machine, says="not ours"),
         Fault("foreign-machine-later", _foreign_machine, IN_ITEM, told="precious"),
         Fault("module-loaded", before=_preload),
