@@ -9,12 +9,13 @@ export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup emulated sensitivity test lint types unit bench coverage clean
+.PHONY: help setup emulated sensitivity trouble test lint types unit bench coverage clean
 
 help:
 	@echo 'make emulated   every conformance case on emulated Intel and AMD hosts, with a report'
 	@echo 'make test       lint, types and tests of vmmcheck itself'
 	@echo 'make sensitivity  which case catches which seeded defect of the reference hypervisor'
+	@echo 'make trouble    break something at a random moment of many runs, and look at verdicts and hosts'
 	@echo 'make coverage   rules and requirements against cases, their latest verdicts and seeded defects'
 	@echo 'make bench      measure guest boots, SSH round trips and how well the emulators are kept busy'
 	@echo 'make clean      remove .venv, build and run folders'
@@ -39,6 +40,9 @@ unit: setup
 
 sensitivity: setup
 	@$(PY) -m harness.cli sensitivity $(ARGS)
+
+trouble: setup
+	@$(PY) -m harness.trouble $(ARGS)
 
 coverage: setup
 	@$(PY) -m harness.cli coverage $(ARGS)

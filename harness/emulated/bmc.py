@@ -89,7 +89,7 @@ class BoardController:
                 self._server.outage = True
                 self._server.cut()
             case "new-host-key":
-                self._server.renew_host_key()
+                self._server.show_key("other_host_key")
                 self._server.cut()
             case "busy-module":
                 host.module_busy = True
@@ -97,6 +97,7 @@ class BoardController:
                 host.clock_offset = float(request["seconds"])
             case "behave":
                 self._server.outage = self._server.refuse = host.module_busy = False
+                self._server.show_key("host_key")
                 host.clock_offset, host.boot_delay, host.declared_cpu = 0.0, 0.0, None
                 host.files.size = DEFAULT_SIZE
             case "full-disk":

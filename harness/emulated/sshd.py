@@ -91,11 +91,9 @@ class SshServer:
         self.outage = False
         threading.Thread(target=self._accept, name="sshd", daemon=True).start()
 
-    def renew_host_key(self) -> None:
-        """Show another key from now on, as a machine that was installed anew does."""
-        path = self._keys / "host_key"
-        path.unlink()
-        self.host_key = load_key(path)
+    def show_key(self, name: str) -> None:
+        """Show the host key in this file from now on: another one, as a machine that was installed anew does."""
+        self.host_key = load_key(self._keys / name)
 
     def cut(self) -> None:
         for transport in self._transports:

@@ -252,7 +252,7 @@ class Campaign:
     @staticmethod
     def _mend(host: StandingHost, fault: Fault) -> None:
         """What keeps us from looking ends."""
-        if fault.name in ("outage", "disk-full", "outage-short"):
+        if fault.name in ("outage", "disk-full", "outage-short", "new-host-key"):
             host.board.ask({"op": "misbehave", "kind": "behave"})
 
     @staticmethod
