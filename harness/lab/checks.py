@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 from harness.bhyve import HostView
@@ -13,6 +14,8 @@ from harness.hosts.modules import hash_command, parse_kldstat
 from harness.lab.provision import Prepared
 from harness.timing import Deadline
 
+#: On the host: the hazard that is about to be run there.
+HAZARD_FILE = "/var/db/vmmcheck/hazard"
 #: Seconds until all processors have to have run something.
 _ALIVE = 5.0
 
@@ -58,6 +61,15 @@ def stuck_processor(host: Host, ncpu: int) -> int | None:
     if status != 0:
         raise CommandFailed(f"'cpuset -l CPU true' ended with status {status}: {process.stderr[:200]!r}.")
     return None
+
+
+def mark_hazard(host: Host, hazard: str) -> None:
+    """Leave word on the host's disk of the hazard that is about to be run there; empty: take that away."""
+    if hazard:
+        folder = HAZARD_FILE.rpartition("/")[0]
+        host.change(f"mkdir -p {folder} && echo {shlex.quote(hazard)} >{HAZARD_FILE} && sync")
+    else:
+        host.change(f"rm -f {HAZARD_FILE}")
 
 
 def follow_reload(host: Host, prepared: Prepared) -> Prepared:

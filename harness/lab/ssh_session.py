@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from harness.errors import (
     GuestHang,
     GuestSilent,
     HostLost,
+    HostPanic,
     HostUnready,
     LeaseLost,
     ProcessorStuck,
@@ -25,7 +25,7 @@ from harness.hosts import Boot, Host, Messages
 from harness.hosts.messages import DELTA
 from harness.inventory import BochsHost, EmulatedHost, FreebsdHost, QemuHost
 from harness.lab.aftermath import Aftermath
-from harness.lab.checks import follow_reload, judge, look_at, stuck_processor
+from harness.lab.checks import follow_reload, judge, look_at, mark_hazard, stuck_processor
 from harness.lab.connecting import Connector
 from harness.lab.crash import CrashFolder
 from harness.lab.ladder import Ladder, Rung
@@ -40,8 +40,6 @@ from harness.timing import Deadline
 
 #: Seconds for the connection that is made anew only to leave a host as it was found.
 _LAST_ATTEMPT = 20.0
-#: On the host: the hazard that is about to be run there.
-HAZARD_FILE = "/var/db/vmmcheck/hazard"
 #: Climbs of the recovery ladder before a host is given up; an emulated one is back after a second.
 MAX_CLIMBS, MAX_CLIMBS_EMULATED = 8, 200
 #: What can be the sign of a host that went down, and has to be looked into before it is believed.
@@ -140,9 +138,7 @@ class SshSession:
         went_down = not boot.same_as(self._boot)
         self._boot = boot
         if went_down and self._provisioning.loading:
-            down = self._aftermath.verdict(
-                host, self._ladder.climbs, self._recorder, self._ladder.last_words, cycled=cycled, error=error
-            )
+            down = self._went_down(cycled, error)
             raise type(down)(f"While the module under test was loaded: {down.message}")
 
     def _tell(self, prepared: Prepared) -> dict[str, Any]:
@@ -203,12 +199,7 @@ class SshSession:
         return subject
 
     def mark(self, hazard: str) -> None:
-        host = self._connected
-        if hazard:
-            folder = HAZARD_FILE.rpartition("/")[0]
-            host.change(f"mkdir -p {folder} && echo {shlex.quote(hazard)} >{HAZARD_FILE} && sync")
-        else:
-            host.change(f"rm -f {HAZARD_FILE}")
+        mark_hazard(self._connected, hazard)
 
     def end(self) -> None:
         """The same boot, our module, no machine left over, no complaint of the kernel."""
@@ -252,10 +243,7 @@ class SshSession:
             if boot.same_as(self._boot):
                 self._tidy()
                 return self._look_at_processors(error)
-            verdict = self._aftermath.verdict(
-                self._connected, self._ladder.climbs, self._recorder, self._ladder.last_words,
-                cycled=cycled, error=error,
-            )  # fmt: skip
+            verdict = self._went_down(cycled, error)
             self._settle(boot)
         except LeaseLost as lost:
             self._lost = lost
@@ -263,6 +251,13 @@ class SshSession:
         except VmmcheckError as problem:
             return self._give_up(f"'{self.platform.alias}' could not be brought back: {problem.message}", error)
         return verdict
+
+    def _went_down(self, cycled: bool, error: Exception) -> HostPanic:
+        """Why the host is on another boot; ``cycled``: it had to be switched off and on."""
+        ladder = self._ladder
+        return self._aftermath.verdict(
+            self._connected, ladder.climbs, self._recorder, ladder.last_words, cycled=cycled, error=error
+        )
 
     def _look_at_processors(self, error: Exception) -> Exception:
         """What failed may have taken a processor with it, which no other check would see; then the host is booted."""
@@ -399,8 +394,6 @@ class SshSession:
             self._lease.move_to(host, self._boot)
         if not host.boot().same_as(self._boot):
             # No item ran: no cell can tell it.
-            down = self._aftermath.verdict(
-                host, self._ladder.climbs, self._recorder, self._ladder.last_words, cycled=cycled, error=trouble
-            )
+            down = self._went_down(cycled, trouble)
             spent["down_while_restored"] = f"{down.code}: {down.message}"
         self._restore(host)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.hosts import Host, collect_facts
+from harness.hosts.modules import parse_kldstat
 from harness.inventory import EmulatedHost
 from harness.lab import Launcher
 from harness.lab.power import SimulatedPower
@@ -31,7 +32,7 @@ timeouts = {{ connect = 6, comeback = {comeback}, boot = {boot}, lease = 1, pati
 """
 #: What must be the same before and after a run.
 _STATE = {
-    "modules": "kldstat -v | grep -v '^Id' | grep -v Contains",
+    "modules": "kldstat -v",
     "machines": "ls /dev/vmm 2>/dev/null",
     "root": "ls /root",
     "hidden": "for name in .vmmcheck .vmmcheck.lease .vmmcheck.found; do test ! -e /root/$name || echo $name; done",
@@ -97,9 +98,12 @@ class StandingHost:
         """The host now."""
         host = self.connect()
         try:
-            return State({name: one.text for name, one in host.ask(_STATE).items()})
+            answers = {name: one.text for name, one in host.ask(_STATE).items()}
         finally:
             host.transport.close()
+        # The kernel gives a module that is loaded again another number and address.
+        answers["modules"] = " ".join(sorted(file.path for file in parse_kldstat(answers["modules"])))
+        return State(answers)
 
     def make_clean(self) -> None:
         """Switch it off and on, and take away whatever is ours: the next trial begins as the first one did."""

@@ -31,8 +31,6 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
         ("controller-killed", "fbamd", "running", 1),
         ("worker-killed", "fbintel", "loading", 1),
         ("module-loaded", "fbamd", "", 0),
-        ("disk-full", "fbintel", "uploading", 1),
-        ("reset", "fbamd", "restoring", 1),
     ],
 )
 def test_a_trial_of_each_kind_is_in_order(campaign: Campaign, fault: str, host: str, moment: str, nth: int) -> None:
