@@ -105,7 +105,8 @@ class BoardController:
             case "slow-boot":
                 host.boot_delay = float(request.get("seconds", 3))
             case "wrong-cpu":
-                host.declared_cpu = ("GenuineIntel", "vmmcheck wrong CPU")
+                other = {"intel": "AuthenticAMD", "amd": "GenuineIntel"}[host.vendor]
+                host.declared_cpu = (other, "vmmcheck wrong CPU")
             case _:
                 raise ValueError(f"unknown misbehaviour '{kind}'")
         return {"ok": True}

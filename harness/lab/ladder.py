@@ -102,7 +102,7 @@ class Ladder:
         self.last_words = ""
         seconds = self._timeouts.comeback * self.patience
         self.note(Rung.RECONNECT, seconds=seconds)
-        host = self._reconnect(seconds)
+        host = self._reconnect(seconds, unless_off=True)
         if host is not None:
             return host, False
         if self._power is None:
@@ -149,7 +149,8 @@ class Ladder:
                 CLOCK.sleep(min(1.0, limit.remaining()))
         return self.come_back()[0]
 
-    def _reconnect(self, seconds: float) -> Host | None:
+    def _reconnect(self, seconds: float, *, unless_off: bool = False) -> Host | None:
+        """``unless_off``: a machine that is off is not waited for. One that is about to boot may be off as well."""
         limit = Deadline.after(seconds)
         pause = 0.1
         while not limit.expired():
@@ -157,7 +158,7 @@ class Ladder:
                 host = self._connect(limit.at_most(_ATTEMPT * self._timeouts.patience))
                 _boot(host)
             except NO_ANSWER:
-                if self._is_dark():
+                if unless_off and self._is_dark():
                     return None
                 CLOCK.sleep(min(pause, limit.remaining()))
                 pause = min(2.0, pause * 1.5)
