@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
+from harness.cli.launch import absolute_module
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -20,6 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 @click.option("--priority", type=int, default=0, metavar="N", help="Only cases of priority 1 to N.")
 @click.option("--sample", type=click.IntRange(0), default=0, metavar="N", help="Only N variants of every test.")
 @click.option("--sample-seed", type=int, default=1, show_default=True, help="Which variants --sample draws.")
+@click.option("--module", default="", metavar="MODULE",
+              help="vmm.ko under test: stock, ko:FILE, ref:REF, patch:FILE or (emulated) defect:ID.")  # fmt: skip
+@click.option("--defect", multiple=True, metavar="ID", help="Seed a defect into the vmm.ko of emulated hosts.")
+@click.option("--hazards", is_flag=True, help="Also run cases that may take a host down.")
+@click.option("--seed", type=int, default=None, metavar="N", help="Seed of the stress cases, as a run printed it.")
+@click.option("--stress", type=int, default=1, metavar="N", help="Stress cases do N times as much.")
 @click.option("--run-dir", default="runs", show_default=True, help="Where run folders are made.")
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def run(
@@ -30,6 +38,11 @@ def run(
     priority: int,
     sample: int,
     sample_seed: int,
+    module: str,
+    defect: tuple[str, ...],
+    hazards: bool,
+    seed: int | None,
+    stress: int,
     run_dir: str,
     pytest_args: tuple[str, ...],
 ) -> None:
@@ -46,10 +59,16 @@ def run(
     words += [f"--host={alias}" for alias in host] + [f"--case={pattern}" for pattern in case]
     words += [f"--sample={sample}", f"--sample-seed={sample_seed}"] if sample else []
     words += [f"--hosts={hosts}"] if hosts else []
+    words += [f"--module={absolute_module(module)}"] if module else []
+    words += [f"--defect={one}" for one in defect] + ["--hazards"] * hazards
+    words += [f"--stress={stress}"] if stress != 1 else []
+    words += [f"--seed={seed}"] if seed is not None else []
     has_target = any(word.startswith("suites") for word in pytest_args)
     os.chdir(ROOT)
     # Hypothesis serves the project's own tests; its plugin alone would import all of it in each worker.
     words += ["-p", "no:hypothesispytest"]
     # Nothing here is found by collecting garbage five times at the end of every process.
     words += ["-p", "no:unraisableexception"]
+    # This command has imported the plugin already; its assertions are no test's.
+    words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     raise SystemExit(pytest.main([*([] if has_target else ["suites"]), "-q", *words, *pytest_args]))

@@ -104,7 +104,7 @@ class Host:
     def lease_lost(self) -> LeaseLost:
         return LeaseLost(
             f"'{self.transport.name}' is leased to another run now; nothing more is done there.",
-            help="See who holds it with 'vmmcheck hosts', and run again when it is free.",
+            help="/root/.vmmcheck.lease/holder on the host says who holds it; run again when it is free.",
         )
 
     def ask(self, commands: Mapping[str, str], *, seconds: float = QUICK) -> dict[str, CommandResult]:

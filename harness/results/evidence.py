@@ -24,13 +24,14 @@ _JUDGED = "registers.jsonl"
 class CellRecorder:
     """Writes the evidence of one cell below ``folder`` (made with the first file).
 
-    Every method raises :class:`EvidenceLost` when it cannot.
+    What cannot be written must not disturb what runs, nor the host: :meth:`finish` tells of it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._counts: dict[str, int] = {}
         self._made = False
+        self._trouble = ""
 
     def add_command(
         self, argv: str, status: int | None, stdout: bytes, stderr: bytes, started: float, seconds: float
@@ -75,10 +76,15 @@ class CellRecorder:
         self._append("notes.txt", clean(text) + "\n")
 
     def finish(self, verdict: dict[str, Any]) -> None:
-        """Write what was judged, the verdict and the checksums of everything."""
+        """Write what was judged, the verdict and the checksums of everything.
+
+        Raises :class:`EvidenceLost` when this, or anything before it, could not be written.
+        """
         judged = self._path(_JUDGED)
         with self._writing("verdict.json"):
             self._finish(judged, verdict)
+        if self._trouble:
+            raise EvidenceLost(self._trouble)
 
     def _finish(self, judged: Path, verdict: dict[str, Any]) -> None:
         if judged.exists():
@@ -94,9 +100,9 @@ class CellRecorder:
 
     def _path(self, name: str) -> Path:
         if not self._made:
-            with self._writing(self.folder.name):
+            with self._writing("the folder"):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            self._made = True
+                self._made = True
         return self.folder / name
 
     def _append(self, name: str, text: str) -> None:
@@ -106,11 +112,12 @@ class CellRecorder:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
-        """A disk that is full is the lab's matter, wherever in a case it is noticed."""
         try:
             yield
-        except OSError as error:
-            raise EvidenceLost(f"'{name}' of '{self.folder}' cannot be written: {error.strerror}.") from error
+        except (OSError, ValueError) as error:
+            # ValueError: a line that found no room was written on when there was some again.
+            why = error.strerror if isinstance(error, OSError) else error
+            self._trouble = self._trouble or f"'{name}' of '{self.folder}' cannot be written: {why}."
 
 
 def _text(data: bytes) -> str:

@@ -148,7 +148,9 @@ class Campaign:
             trial.folder = self._made(folder)
             self._all_gone(trial, process.pid, below)
             self._judge(trial, fault, before)
-        host.make_clean()
+        # What went wrong may have been left anywhere.
+        for one in self.hosts.values() if trial.wrong else (host,):
+            one.make_clean()
         return trial
 
     def _strike(

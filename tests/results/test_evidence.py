@@ -15,9 +15,10 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
+from harness.errors import EvidenceLost
 from harness.hosts.messages import TAIL_LINES, MessageLog
 from harness.redaction import MASK
-from harness.results.evidence import verify_manifest
+from harness.results.evidence import CellRecorder, verify_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "labs" / "emulated.toml"
@@ -287,3 +288,15 @@ def test_messages_are_followed_from_item_to_item() -> None:
     unmarked = MessageLog()
     unmarked.take(["of another"], "00000002 not there")
     assert "is not in the buffer" in unmarked.item.lost[0]
+
+
+def test_evidence_that_has_no_room_disturbs_nothing_and_is_told_at_the_end(tmp_path: Path) -> None:
+    recorder = CellRecorder(tmp_path / "cell")
+    recorder.add_note("before")
+    # In the way of a file: as little can be written as on a full disk.
+    (tmp_path / "cell" / "commands.jsonl").mkdir()
+    recorder.add_command("true", 0, b"", b"", 0.0, 0.0)
+    recorder.add_note("behind")
+    with pytest.raises(EvidenceLost, match=r"'commands\.jsonl' of '.*cell' cannot be written: Is a directory\."):
+        recorder.finish({"verdict": "PASS"})
+    assert (tmp_path / "cell" / "notes.txt").read_text() == "before\nbehind\n"
