@@ -69,7 +69,7 @@ class BoardController:
         if what in ("off", "cycle"):
             host.shutdown()
         if what in ("on", "cycle") and not host.machine.is_on:
-            self._server.refuse = False
+            self._server.refuse = self._server.mute = False
             threading.Thread(target=host.boot, daemon=True).start()
         return {"ok": True, "on": host.machine.is_on}
 
@@ -78,6 +78,7 @@ class BoardController:
         match kind:
             case "panic" | "hang" | "stuck-cpu":
                 # No answer will come from a kernel that goes down.
+                self._server.mute = kind == "hang"
                 threading.Thread(target=self._tell_kernel, args=(_KINDS[kind],), daemon=True).start()
             case "reset":
                 threading.Thread(target=host.crash, args=("",), daemon=True).start()
@@ -96,7 +97,7 @@ class BoardController:
             case "clock":
                 host.clock_offset = float(request["seconds"])
             case "behave":
-                self._server.outage = self._server.refuse = host.module_busy = False
+                self._server.outage = self._server.refuse = self._server.mute = host.module_busy = False
                 self._server.show_key("host_key")
                 host.clock_offset, host.boot_delay, host.declared_cpu = 0.0, 0.0, None
                 host.files.size = DEFAULT_SIZE

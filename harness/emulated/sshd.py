@@ -87,6 +87,9 @@ class SshServer:
         #: Channels of commands that a dead kernel left without an answer; held, or they would close by themselves.
         self._silent: list[paramiko.Channel] = []
         self.refuse = False
+        #: The host hangs: nobody runs a command, and nobody takes a connection out of the kernel's queue.
+        self.mute = False
+        self._unheard: list[socket.socket] = []
         #: The network between us and everybody else is down.
         self.outage = False
         threading.Thread(target=self._accept, name="sshd", daemon=True).start()
@@ -102,6 +105,8 @@ class SshServer:
                 transport.close()
         self._transports.clear()
         self._silent.clear()
+        while self._unheard:
+            self._unheard.pop().close()
 
     def close(self) -> None:
         self._listener.close()
@@ -113,6 +118,9 @@ class SshServer:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self.mute:
+                self._unheard.append(client)
+                continue
             if self.refuse or self.outage or not self._host.booted.is_set():
                 client.close()
                 continue
@@ -141,6 +149,9 @@ class SshServer:
 
     def run(self, channel: paramiko.Channel, command: str) -> None:
         """Run one command on its channel and report its exit status."""
+        if self.mute:
+            self._silent.append(channel)
+            return
         channel.settimeout(None)
         context = Context(
             _ChannelReader(channel), Function(channel.sendall), Function(channel.sendall_stderr), {"?": "0"}

@@ -100,6 +100,13 @@ class Provisioning:
         """Whether something was changed that :meth:`restore` has to undo."""
         return self._found is not None
 
+    @property
+    def told(self) -> dict[str, str]:
+        """What the report says of how the host was found."""
+        if not self.took_over:
+            return {}
+        return {"took_over": "A run that had not put back what it changed: what it had found is what is put back."}
+
     def seeded(self, defects: Sequence[str]) -> Provisioning:
         """The same host with other defects in its module under test."""
         other = Provisioning(self._platform, self._entry, defects, self._work)

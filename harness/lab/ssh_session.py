@@ -9,18 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import (
-    CommandTimeout,
-    GuestHang,
-    GuestSilent,
-    HostLost,
-    HostPanic,
-    HostUnready,
-    LeaseLost,
-    ProcessorStuck,
-    SshLost,
-    SshUnreachable,
-    VmmcheckError,
-)
+    CommandTimeout, GuestHang, GuestSilent, HostLost, HostPanic, HostUnready, LeaseLost, ProcessorStuck,
+    SshLost, SshUnreachable, VmmcheckError,
+)  # fmt: skip
 from harness.hosts import Boot, Host, Messages
 from harness.hosts.messages import DELTA
 from harness.inventory import BochsHost, EmulatedHost, FreebsdHost, QemuHost
@@ -133,18 +124,20 @@ class SshSession:
         cycled = self._regain()
         host = self._connected
         boot = host.boot()
-        if self._lease is not None:
-            self._lease.move_to(host, boot)
+        self._take_lease_along(host, boot)
         went_down = not boot.same_as(self._boot)
+        if not went_down and self._provisioning.touched and isinstance(error, CommandTimeout):
+            # Something that we began does not end, and would stand in the way of a second attempt.
+            self._host = self._ladder.reboot(host, boot)
+            boot = self._connected.boot()
+            self._take_lease_along(self._connected, boot)
         self._boot = boot
         if went_down and self._provisioning.loading:
             down = self._went_down(cycled, error)
             raise type(down)(f"While the module under test was loaded: {down.message}")
 
     def _tell(self, prepared: Prepared) -> dict[str, Any]:
-        more = {"boot_id": str(self._boot), "defects": self._defects, **self._told}
-        if self._provisioning.took_over:
-            more["took_over"] = "A run that had not put back what it changed: what it had found is what is put back."
+        more = {"boot_id": str(self._boot), "defects": self._defects, **self._told, **self._provisioning.told}
         self.facts = facts_for_report(self.platform, prepared, more)
         return self.facts
 
@@ -299,6 +292,11 @@ class SshSession:
             message = f"'{self.platform.alias}' was lost between two items: {problem.message}"
             raise self._give_up(message, problem) from problem
 
+    def _take_lease_along(self, host: Host, boot: Boot) -> None:
+        """To another connection or boot; raises :class:`LeaseLost` when it is not ours any more."""
+        if self._lease is not None:
+            self._lease.move_to(host, boot)
+
     def _regain(self) -> bool:
         """A connection that answers; whether the host had to be switched off and on for it."""
         host = self._host
@@ -315,15 +313,13 @@ class SshSession:
         """On another boot: the lease goes with us, and everything is prepared again."""
         host = self._connected
         self._boot = boot
-        if self._lease is not None:
-            self._lease.move_to(host, boot)
+        self._take_lease_along(host, boot)
         self._tell(self._prepare(host))
 
     def _tidy(self) -> None:
         """The same boot: remove what the item left; what cannot be removed takes a reboot."""
         host = self._connected
-        if self._lease is not None:
-            self._lease.move_to(host, self._boot)
+        self._take_lease_along(host, self._boot)
         try:
             self._ladder.clear_guests(host)
         except HostUnready:
@@ -380,8 +376,7 @@ class SshSession:
             if not self._connected.transport.alive():
                 # The link went with the last item: what we loaded is still there.
                 self._host = self._connector.connect(Deadline.after(_LAST_ATTEMPT * self._connector.patience))
-                if self._lease is not None:
-                    self._lease.move_to(self._host, self._boot)
+                self._take_lease_along(self._host, self._boot)
             self._restore(self._connected)
             return
         except _DOUBTFUL as error:
@@ -390,8 +385,7 @@ class SshSession:
             cycled = self._regain()
             trouble = error
         host = self._connected
-        if self._lease is not None:
-            self._lease.move_to(host, self._boot)
+        self._take_lease_along(host, self._boot)
         if not host.boot().same_as(self._boot):
             # No item ran: no cell can tell it.
             down = self._went_down(cycled, trouble)
