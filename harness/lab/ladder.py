@@ -14,6 +14,8 @@ from harness.bhyve import remove_machine
 from harness.errors import (
     CommandFailed,
     CommandTimeout,
+    GuestHang,
+    GuestSilent,
     HostUnready,
     SshAuthFailed,
     SshLost,
@@ -28,6 +30,8 @@ from harness.timing import CLOCK, Deadline
 
 #: What a host says nothing or nonsense with while it goes down or comes up.
 NO_ANSWER = (SshUnreachable, SshLost, SshAuthFailed, CommandTimeout, CommandFailed)
+#: What can be the sign of a host that went down, and has to be looked into before it is believed.
+DOUBTFUL = (SshLost, SshUnreachable, CommandTimeout, GuestHang, GuestSilent)
 #: Seconds for one attempt to connect, and for the first look over a connection that may be dead.
 _ATTEMPT = 10.0
 PROBE = 8.0

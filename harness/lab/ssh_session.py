@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import (
-    CommandTimeout, GuestHang, GuestSilent, HostLost, HostPanic, HostUnready, LeaseLost, ProcessorStuck,
-    SshLost, SshUnreachable, VmmcheckError,
+    CommandTimeout,
+    HostLost,
+    HostPanic,
+    HostUnready,
+    LeaseLost,
+    ProcessorStuck,
+    SshLost,
+    VmmcheckError,
 )  # fmt: skip
 from harness.hosts import Boot, Host, Messages
 from harness.hosts.messages import DELTA
@@ -19,7 +25,7 @@ from harness.lab.aftermath import Aftermath
 from harness.lab.checks import follow_reload, judge, look_at, mark_hazard, stuck_processor
 from harness.lab.connecting import Connector
 from harness.lab.crash import CrashFolder
-from harness.lab.ladder import Ladder, Rung
+from harness.lab.ladder import DOUBTFUL, Ladder, Rung
 from harness.lab.lease import Lease
 from harness.lab.platforms import platform_of
 from harness.lab.provision import Prepared, Provisioning, facts_for_report
@@ -33,8 +39,6 @@ from harness.timing import Deadline
 _LAST_ATTEMPT = 20.0
 #: Climbs of the recovery ladder before a host is given up; an emulated one is back after a second.
 MAX_CLIMBS, MAX_CLIMBS_EMULATED = 8, 200
-#: What can be the sign of a host that went down, and has to be looked into before it is believed.
-_DOUBTFUL = (SshLost, SshUnreachable, CommandTimeout, GuestHang, GuestSilent)
 
 
 class SshSession:
@@ -91,7 +95,7 @@ class SshSession:
         """
         try:
             return self._open()
-        except _DOUBTFUL as error:
+        except DOUBTFUL as error:
             if self._lease is None:
                 raise  # nothing is ours yet: there is nothing to come back to
             self._open_again(error)
@@ -224,7 +228,7 @@ class SshSession:
         if isinstance(error, LeaseLost):
             self._lost = error  # the host belongs to somebody else now: nothing is torn down
             return error
-        if not isinstance(error, _DOUBTFUL):
+        if not isinstance(error, DOUBTFUL):
             return self._look_at_processors(error)
         self._ladder.climbs += 1
         self._ladder.note(Rung.LOOK, trouble=str(error))
@@ -267,7 +271,7 @@ class SshSession:
         except LeaseLost as lost:
             self._lost = lost
             return lost
-        except _DOUBTFUL as trouble:
+        except DOUBTFUL as trouble:
             # The link went as it was looked at: that is between two items, and looked into before the next one.
             self._ladder.note(Rung.LOOK, trouble_while_looking=str(trouble))
             return error
@@ -379,7 +383,7 @@ class SshSession:
                 self._take_lease_along(self._host, self._boot)
             self._restore(self._connected)
             return
-        except _DOUBTFUL as error:
+        except DOUBTFUL as error:
             self._ladder.climbs += 1
             self._ladder.note(Rung.LOOK, trouble_while_restoring=str(error))
             cycled = self._regain()
