@@ -1,4 +1,19 @@
-"""bhyve's command line (usr.sbin/bhyve, 12.1 to 15)."""
+"""bhyve's command line (usr.sbin/bhyve, 12.1 to 15).
+
+Why COM1 is stdio on every release, and never nmdm(4):
+
+- From 12.1 on the uart reads descriptor 0 and writes descriptor 1 (uart_emul.c); up to 11.0 it used descriptor 0 for
+  both, but those releases are refused (:data:`harness.hosts.facts.OLDEST`).
+- What breaks stdio is a standard input of /dev/null (13.2 aborts: null(4) has no kqueue filter there) or one at its end
+  (its readiness never goes away). Here it is the channel of our own SSH connection, a pipe that stays open until bhyve
+  has ended; no tty, so that nothing is echoed or translated.
+- Any backend can lose output: the descriptor does not block and nobody looks at what each write returns, which holds
+  for nmdm as well. So nothing that is judged travels this way: records stay in the guest's memory and are read from
+  /dev/vmm/NAME when bhyve has ended (:mod:`harness.bhyve.runscript`). The banner and the lines of the phases are what
+  is left, some hundred bytes beside the 64 KiB that a pipe holds.
+- nmdm would need a module loaded and unloaded on the host, two processes whose start has to be in order, and device
+  nodes that outlive a broken run.
+"""
 
 from __future__ import annotations
 

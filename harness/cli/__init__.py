@@ -17,6 +17,7 @@ from harness.cli.newcase import new_case
 from harness.cli.nightly import history, nightly
 from harness.cli.oracle import oracle
 from harness.cli.premerge import compare, premerge
+from harness.cli.probe import probe
 from harness.cli.record import record
 from harness.cli.replay import replay
 from harness.cli.report import report
@@ -42,12 +43,15 @@ def cli() -> None:
     """Hardware conformance tests for FreeBSD's bhyve: debug registers, host context, VMCB caching.
 
     Start with 'vmmcheck run --lab labs/emulated.toml': it needs no hardware and no FreeBSD.
+
+    For machines of your own: 'vmmcheck probe ADDRESS' prints what an inventory says of one (labs/example.toml explains
+    the rest), 'vmmcheck doctor --lab FILE' boots a guest on each, 'vmmcheck run --lab FILE' runs the suites there.
     """
 
 
 for command in (
     run, hosts, cases, coverage, new_case, oracle, evidence, matrix, compare, premerge, sensitivity, bench, doctor,
-    guests, kernel, report, replay, record, nightly, history, bisect,
+    probe, guests, kernel, report, replay, record, nightly, history, bisect,
 ):  # fmt: skip
     cli.add_command(command)
 

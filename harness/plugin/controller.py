@@ -260,6 +260,9 @@ class Controller:
             code = exit_code(self.run.totals())
             if code == 0 and self._overspent:
                 code = UNANSWERED
+            if any(facts.get("down_while_restored") for facts in self.run.hosts.values()):
+                # It is the module that took it down, as it was unloaded; no cell can tell that.
+                code = exit_code(Counter({Verdict.PANIC: 1}))
             if self._interrupted:
                 code = int(pytest.ExitCode.INTERRUPTED)
             elif code == 0 and exitstatus == pytest.ExitCode.MAX_WARNINGS_ERROR:

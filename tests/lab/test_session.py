@@ -376,3 +376,30 @@ def test_a_processor_that_an_item_took_with_it_is_noticed_and_the_host_is_booted
     session.begin(NullRecorder()).run(quiet())
     session.end()
     assert "not_restored" not in session.close()
+
+
+def test_a_host_that_goes_down_as_it_is_given_back_is_told_and_left_as_it_was_found(
+    start_host: Callable[[str], EmulatedLab],
+) -> None:
+    lab = start_host("intel")
+    other = lab.host()
+    other.check("cp /boot/kernel/vmm.ko /boot/modules/vmm.ko; kldload /boot/modules/vmm.ko")
+    other.transport.close()
+    session = lab.session()
+    session.open()
+    lab.board.ask({"op": "watch", "program": "kldunload", "nth": 1})
+
+    def panic() -> None:
+        assert lab.board.ask({"op": "await", "seconds": 20})["hit"]
+        lab.board.ask({"op": "misbehave", "kind": "panic"})
+        lab.board.ask({"op": "go"})
+
+    panicking = threading.Thread(target=panic)
+    panicking.start()
+    spent = session.close()
+    panicking.join()
+    assert spent["down_while_restored"].startswith("PRODUCT-HOST-PANIC: 'emulated' panicked: "), spent
+    assert "not_restored" not in spent
+    # The boot took the module of others away as well; it is loaded again.
+    assert "(/boot/modules/vmm.ko)" in other_state(lab)
+    assert "vmmcheck" not in other_state(lab)
