@@ -25,7 +25,7 @@ def clean(text: str) -> str:
     for secret in _SECRETS:
         if secret in text:
             text = text.replace(secret, MASK)
-    if text.isprintable():
+    if text.isprintable() or text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(
         sign if sign.isprintable() or sign in "\n\t" else _escaped(sign) for sign in text

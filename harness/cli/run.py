@@ -69,6 +69,8 @@ def run(
     words += ["-p", "no:hypothesispytest"]
     # Nothing here is found by collecting garbage five times at the end of every process.
     words += ["-p", "no:unraisableexception"]
+    # What a suite logs or prints is no evidence; what xdist's looponfail and Allure's adapter do, nothing here uses.
+    words += ["-p", "no:logging", "-p", "no:allure_pytest", "-p", "no:xdist.looponfail", "--capture=sys"]
     # This command has imported the plugin already; its assertions are no test's.
     words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     raise SystemExit(pytest.main([*([] if has_target else ["suites"]), "-q", *words, *pytest_args]))

@@ -79,35 +79,29 @@ class Listener:
     debug: Callable[[str, int, int, int], None]
 
 
+_PACKED = re.compile(rb"\0(.)(.)", re.DOTALL)
+
+
 def unpack_runs(data: bytes) -> bytes:
     """Undo the run-length encoding of the console: 0, count, byte (``kernel/reference/bhyve/uart.c``)."""
-    out = bytearray()
-    at = 0
-    while at < len(data):
-        if data[at] == 0 and at + 2 < len(data):
-            out += data[at + 2 : at + 3] * data[at + 1]
-            at += 3
-        else:
-            out.append(data[at])
-            at += 1
-    return bytes(out)
+    return _PACKED.sub(lambda match: match[2] * match[1][0], data)
 
 
-_RUN_LEAST, _RUN_MOST = 4, 255
-_RUNS = re.compile(rb"(.)\1*", re.DOTALL)
+_RUN_MOST = 255
+#: What is worth three bytes: zeros, which have to be written so, and four or more of another byte.
+_RUNS = re.compile(rb"\0+|(.)\1{3,}", re.DOTALL)
+_NOTHING = bytes(PAGE)
 
 
 def pack_runs(data: bytes) -> bytes:
     """The encoding that :func:`unpack_runs` undoes; each byte on the line costs more than finding the runs."""
-    out = bytearray()
-    for match in _RUNS.finditer(data):
-        run, byte = match[0], match[1]
-        if byte != b"\0" and len(run) < _RUN_LEAST:
-            out += run
-            continue
-        for at in range(0, len(run), _RUN_MOST):
-            out += bytes([0, min(_RUN_MOST, len(run) - at)]) + byte
-    return bytes(out)
+    return _RUNS.sub(_packed, data)
+
+
+def _packed(match: re.Match[bytes]) -> bytes:
+    whole, rest = divmod(len(match[0]), _RUN_MOST)
+    byte = match[0][:1]
+    return (bytes([0, _RUN_MOST]) + byte) * whole + (bytes([0, rest]) + byte if rest else b"")
 
 
 class Machine:
@@ -259,7 +253,7 @@ class Machine:
         The requests ``before`` go in the same turn. Raises :class:`KernelError`.
         """
         pages = [image[at : at + PAGE].ljust(PAGE, b"\0") for at in range(0, len(image), PAGE)]
-        keys = [hashlib.sha256(page).digest()[:8] if any(page) else bytes(8) for page in pages]
+        keys = [bytes(8) if page == _NOTHING else hashlib.sha256(page).digest()[:8] for page in pages]
         table = dict(zip(keys, pages, strict=True))
         mapping = (Code.ROM_MAP, name_field(name) + b"".join(keys))
         wanted = [key for key in table if any(key)]

@@ -8,6 +8,7 @@ a script that uses them is refused, not misread.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from harness.emulated.shellwords import Part, SyntaxRefused, Token, Word, tokens
 
@@ -231,6 +232,7 @@ class _Parser:
         return Simple(tuple(assignments), tuple(words), tuple(redirects))
 
 
+@lru_cache(maxsize=256)
 def parse(text: str) -> Script:
     """Parse a whole script; raises :class:`SyntaxRefused`."""
     try:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from typing import NamedTuple
 
-_OPERATORS = ("&&", "||", ";;", ">>", ">&", "<&", "<<", ";", "&", "|", "(", ")", ">", "<", "\n")
+# A script of one guest has two thousand signs, and there is one for every cell: they are taken in runs, not one by one.
+_BLANK = re.compile(r"(?:[ \t]|\\\n|#[^\n]*)+")
+_OPERATOR = re.compile(r"([0-9](?=[<>]))?(&&|\|\||;;|>>|>&|<&|<<|[;&|()><\n])")
+_LITERAL = re.compile(r"[^ \t\n;&|()<>\\'\"$`]+")
+_IN_DOUBLE = re.compile(r'[^"\\$]+')
+_NAME = re.compile(r"[A-Za-z0-9_]+")
+_BRACKETING = re.compile(r"""['"\\()]""")
 
 
 class SyntaxRefused(Exception):
     """The script uses what this shell does not know."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A piece of a word: ``text``, ``var`` (a name) or ``command`` (a script); quoted pieces are not split."""
 
     kind: str
@@ -23,43 +29,35 @@ class Part:
 Word = tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """An operator, a word, or the end."""
+class Token(NamedTuple):
+    """An operator, a word, or the end. ``bare`` is the text of an unquoted literal word, otherwise empty."""
 
     kind: str  # "word" or the operator itself; "end"
     word: Word = ()
     fd: int | None = None
-
-    @property
-    def bare(self) -> str:
-        """The text of an unquoted literal word, otherwise empty."""
-        if self.kind == "word" and len(self.word) == 1 and self.word[0].kind == "text" and not self.word[0].quoted:
-            return self.word[0].text
-        return ""
+    bare: str = ""
 
 
 def _matching(text: str, start: int) -> int:
     """Index of the parenthesis that closes the one before ``start``."""
     depth, at, quote = 1, start, ""
-    while at < len(text):
-        char = text[at]
+    while found := _BRACKETING.search(text, at):
+        sign, at = found[0], found.end()
         if quote:
-            if char == quote:
+            if sign == quote:
                 quote = ""
-            elif char == "\\" and quote == '"':
+            elif sign == "\\" and quote == '"':
                 at += 1
-        elif char in "'\"":
-            quote = char
-        elif char == "\\":
+        elif sign in "'\"":
+            quote = sign
+        elif sign == "\\":
             at += 1
-        elif char == "(":
+        elif sign == "(":
             depth += 1
-        elif char == ")":
+        else:
             depth -= 1
             if depth == 0:
-                return at
-        at += 1
+                return found.start()
     raise SyntaxRefused("Syntax error: end of file unexpected (expecting \")\")")
 
 
@@ -75,62 +73,50 @@ def _dollar(text: str, at: int, quoted: bool) -> tuple[Part, int]:
         return Part("var", text[at + 1 : end], quoted), end + 1
     if at < len(text) and text[at] in "?$!#":
         return Part("var", text[at], quoted), at + 1
-    end = at
-    while end < len(text) and (text[end].isalnum() or text[end] == "_"):
-        end += 1
-    if end == at:
+    name = _NAME.match(text, at)
+    if name is None:
         return Part("text", "$", quoted), at
-    return Part("var", text[at:end], quoted), end
+    return Part("var", name[0], quoted), name.end()
 
 
 def _word(text: str, at: int) -> tuple[Word, int]:
     parts: list[Part] = []
-    literal = ""
-
-    def flush() -> None:
-        nonlocal literal
-        if literal:
-            parts.append(Part("text", literal, False))
-        literal = ""
-
     while at < len(text) and text[at] not in " \t\n;&|()<>":
         char = text[at]
         if char == "\\":
-            flush()
             parts.append(Part("text", text[at + 1 : at + 2].replace("\n", ""), True))
             at += 2
         elif char == "'":
             end = text.index("'", at + 1)
-            flush()
             parts.append(Part("text", text[at + 1 : end], True))
             at = end + 1
         elif char == '"':
-            flush()
             at = _double(text, at + 1, parts)
         elif char == "$":
-            flush()
             part, at = _dollar(text, at + 1, False)
             parts.append(part)
-        elif char == "`":
-            raise SyntaxRefused("Syntax error: use $(...) instead of backquotes")
+        elif literal := _LITERAL.match(text, at):
+            parts.append(Part("text", literal[0], False))
+            at = literal.end()
         else:
-            literal += char
-            at += 1
-    flush()
+            raise SyntaxRefused("Syntax error: use $(...) instead of backquotes")
     return tuple(parts), at
 
 
 def _double(text: str, at: int, parts: list[Part]) -> int:
     literal = ""
     while at < len(text) and text[at] != '"':
-        if text[at] == "\\" and text[at + 1 : at + 2] in ("$", '"', "\\", "\n", "`"):
-            literal += text[at + 1].replace("\n", "")
-            at += 2
+        if run := _IN_DOUBLE.match(text, at):
+            literal += run[0]
+            at = run.end()
         elif text[at] == "$":
             parts.append(Part("text", literal, True))
             literal = ""
             part, at = _dollar(text, at + 1, True)
             parts.append(part)
+        elif text[at + 1 : at + 2] in ("$", '"', "\\", "\n", "`"):
+            literal += text[at + 1].replace("\n", "")
+            at += 2
         else:
             literal += text[at]
             at += 1
@@ -148,23 +134,14 @@ def tokens(text: str) -> list[Token]:
     found: list[Token] = []
     at = 0
     while at < len(text):
-        char = text[at]
-        if char in " \t":
-            at += 1
-        elif text.startswith("\\\n", at):
-            at += 2
-        elif char == "#":
-            end = text.find("\n", at)
-            at = len(text) if end < 0 else end
-        elif char.isdigit() and text[at + 1 : at + 2] in ("<", ">"):
-            operator = next(op for op in _OPERATORS if text.startswith(op, at + 1))
-            found.append(Token(operator, fd=int(char)))
-            at += 1 + len(operator)
-        elif operator := next((op for op in _OPERATORS if text.startswith(op, at)), ""):
-            found.append(Token(operator))
-            at += len(operator)
+        if blank := _BLANK.match(text, at):
+            at = blank.end()
+        elif operator := _OPERATOR.match(text, at):
+            found.append(Token(operator[2], fd=int(operator[1]) if operator[1] else None))
+            at = operator.end()
         else:
             word, at = _word(text, at)
-            found.append(Token("word", word))
+            literal = len(word) == 1 and word[0].kind == "text" and not word[0].quoted
+            found.append(Token("word", word, bare=word[0].text if literal else ""))
     found.append(Token("end"))
     return found

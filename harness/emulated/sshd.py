@@ -11,8 +11,8 @@ from typing import Any
 import paramiko
 
 from harness.emulated.host import EmulatedHost
+from harness.emulated.outbox import Outbox
 from harness.emulated.shell import Context
-from harness.emulated.streams import Function
 from harness.errors import EmulatorFailed
 
 USER = "root"
@@ -153,11 +153,11 @@ class SshServer:
             self._silent.append(channel)
             return
         channel.settimeout(None)
-        context = Context(
-            _ChannelReader(channel), Function(channel.sendall), Function(channel.sendall_stderr), {"?": "0"}
-        )
+        outbox = Outbox(channel.sendall, channel.sendall_stderr)
+        context = Context(_ChannelReader(channel), outbox.stdout, outbox.stderr, {"?": "0"})
         try:
             status = self._host.shell.run_text(command, context)
+            outbox.close()
             channel.send_exit_status(status)
         except EmulatorFailed:
             # The kernel is gone: a host without one says nothing more, not even that the command ended.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from harness.inventory.load import dump_host
 from harness.lab import Launcher, platform_of
 from harness.plugin.budget import NEXT, Spending, spendings
 from harness.plugin.collection import PLAN
-from harness.plugin.items import ItemRunner
+from harness.plugin.items import PACKED, ItemRunner
 from harness.plugin.options import LAB, worker_input
 from harness.plugin.progress import Progress, summarize
 from harness.plugin.sampling import told
@@ -104,6 +105,13 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> HostScheduler:
         return HostScheduler(config, len(config.stash[LAB].hosts))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_from_serializable(self, config: pytest.Config, data: dict[str, Any]) -> Any:
+        """A report as a worker packed it."""
+        if PACKED not in data:
+            return None
+        return config.hook.pytest_report_from_serializable(config=config, data=marshal.loads(data[PACKED]))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import marshal
 import time
 from collections.abc import Generator, Mapping
 from typing import Any
@@ -32,6 +33,8 @@ from harness.verdicts import Verdict
 _RECORDER = pytest.StashKey[CellRecorder]()
 _OUTCOMES = pytest.StashKey[list[Outcome]]()
 _STARTED = pytest.StashKey[float]()
+#: Of a packed report, which only another process of this very interpreter reads.
+PACKED = "vmmcheck_report"
 
 
 class ItemRunner:
@@ -56,6 +59,12 @@ class ItemRunner:
         with recording(recorder):
             yield subject
         session.end()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_to_serializable(self) -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+        """A report travels to the controller as one piece: execnet takes every value of it apart in Python."""
+        data = yield
+        return {PACKED: marshal.dumps(data)} if data is not None else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -219,6 +228,8 @@ class ItemRunner:
                     ).as_dict()
         else:
             data["evidence"] = ""
+            if recorder is not None:
+                recorder.close()
         return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import EvidenceLost
+from harness.jsontext import listed
 from harness.redaction import clean, clean_bytes
 
 #: What output that is no text has: then its bytes are kept as well.
@@ -32,6 +34,8 @@ class CellRecorder:
         self._counts: dict[str, int] = {}
         self._made = False
         self._trouble = ""
+        #: Descriptors of the files that grow, open until the cell is over.
+        self._growing: dict[str, int] = {}
 
     def add_command(
         self, argv: str, status: int | None, stdout: bytes, stderr: bytes, started: float, seconds: float
@@ -56,7 +60,7 @@ class CellRecorder:
             name = f"{stem}-{count}{dot}{ending}"
         path = self._path(name)
         with self._writing(name):
-            path.write_bytes(clean_bytes(data))
+            _write(path, clean_bytes(data))
 
     def add_expectation(
         self, what: str, expected: str, observed: str, ok: bool, *, mask: str = "", reference: str = ""
@@ -80,7 +84,8 @@ class CellRecorder:
 
         Raises :class:`EvidenceLost` when this, or anything before it, could not be written.
         """
-        judged = self._path(_JUDGED)
+        self.close()
+        judged = Path(self._path(_JUDGED))
         with self._writing("verdict.json"):
             self._finish(judged, verdict)
         if self._trouble:
@@ -90,25 +95,31 @@ class CellRecorder:
         if judged.exists():
             # Whole lines only: a process that is killed may leave half of one.
             lines = judged.read_text(encoding="utf-8").split("\n")[:-1]
-            entries = [json.loads(line) for line in lines]
-            self._path("registers.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+            _write(self._path("registers.json"), listed([json.loads(line) for line in lines]).encode())
             judged.unlink()
-        told = {"schema": SCHEMA, **verdict}
-        self._path("verdict.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        sums = {path.name: _hash(path) for path in sorted(self.folder.iterdir()) if path.name != "manifest.json"}
-        self._path("manifest.json").write_text(_manifest(sums), encoding="utf-8")
+        _write(self._path("verdict.json"), listed({"schema": SCHEMA, **verdict}).encode())
+        names = sorted(entry.name for entry in os.scandir(self.folder) if entry.name != "manifest.json")
+        _write(self._path("manifest.json"), listed({name: _hash(self._path(name)) for name in names}).encode())
 
-    def _path(self, name: str) -> Path:
+    def close(self) -> None:
+        """Nothing more is added; a cell without a verdict of its own ends so."""
+        while self._growing:
+            os.close(self._growing.popitem()[1])
+
+    def _path(self, name: str) -> str:
         if not self._made:
             with self._writing("the folder"):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._made = True
-        return self.folder / name
+        return f"{self.folder}/{name}"
 
     def _append(self, name: str, text: str) -> None:
+        """At once, unbuffered: a process that is killed loses nothing of what it had told."""
         path = self._path(name)
-        with self._writing(name), path.open("a", encoding="utf-8") as stream:
-            stream.write(text)
+        with self._writing(name):
+            if name not in self._growing:
+                self._growing[name] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            write_all(self._growing[name], text.encode())
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -118,6 +129,17 @@ class CellRecorder:
             # ValueError: a line that found no room was written on when there was some again.
             why = error.strerror if isinstance(error, OSError) else error
             self._trouble = self._trouble or f"'{name}' of '{self.folder}' cannot be written: {why}."
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """All of ``data``; raises ``OSError``."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(path, "wb", buffering=0) as stream:  # noqa: PTH123 - there are a dozen for every cell
+        write_all(stream.fileno(), data)
 
 
 def _text(data: bytes) -> str:
@@ -132,7 +154,7 @@ def verify_manifest(folder: Path) -> list[str]:
     """
     text = (folder / "manifest.json").read_text(encoding="utf-8")
     sums = json.loads(text)
-    if not isinstance(sums, dict) or text != _manifest(sums):
+    if not isinstance(sums, dict) or text != listed(sums):
         # Its own checksum is its form: every byte of it means something.
         raise ValueError("it is not as it was written")
     wrong = [name for name, expected in sums.items() if _hash(folder / name) != expected]
@@ -162,9 +184,10 @@ def _wrong_facts(folder: Path) -> list[str]:
     return [told["file"]] if told and _hash(run_of(folder) / told["file"]) != told["sha256"] else []
 
 
-def _manifest(sums: dict[str, str]) -> str:
-    return json.dumps(sums, indent=1) + "\n"
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+def _hash(path: str | Path) -> str:
+    """SHA-256 of a file, empty when there is none."""
+    try:
+        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - there are a dozen for every cell
+            return hashlib.sha256(stream.read()).hexdigest()
+    except (FileNotFoundError, IsADirectoryError):
+        return ""

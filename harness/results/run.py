@@ -14,12 +14,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, NotStarted
+from harness.jsontext import listed
 from harness.redaction import clean
 from harness.results.cells import Cell, CellPlan
+from harness.results.evidence import write_all
 from harness.results.revision import revision
 from harness.verdicts import Verdict
 
@@ -53,6 +56,8 @@ class Run:
     skips: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Why something of the folder could not be written, empty as long as everything could.
     unwritten: str = ""
+    #: The event stream, open from the first event to the last.
+    _events: FileIO | None = field(default=None, repr=False)
 
     @classmethod
     def create(cls, parent: Path, *, lab: str, arguments: list[str], hosts: dict[str, Any], selection: str = "",
@@ -96,10 +101,12 @@ class Run:
         return run
 
     def event(self, kind: str, /, **data: Any) -> None:
-        """Append one line to ``events.jsonl`` and flush it: a killed controller loses nothing."""
+        """Append one line to ``events.jsonl``, unbuffered: a killed controller loses nothing."""
         line = json.dumps({"at": round(time.time(), 3), "event": kind, **data}, ensure_ascii=False) + "\n"
-        with self.writing("events.jsonl"), (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(line)
+        with self.writing("events.jsonl"):
+            if self._events is None:
+                self._events = (self.folder / "events.jsonl").open("ab", buffering=0)
+            write_all(self._events.fileno(), line.encode())
 
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
@@ -158,12 +165,15 @@ class Run:
             },
         )
         self.event("run_finished", exit_code=exit_code, totals=totals)
+        if self._events is not None:
+            self._events.close()
+            self._events = None
 
     def _write(self, name: str, data: Any) -> None:
         target = self.folder / name
         partial = target.with_suffix(".partial")
         with self.writing(name):
-            partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.write_text(listed(data), encoding="utf-8")
             partial.replace(target)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shutil
@@ -15,6 +14,7 @@ from harness.bochs import CPU_MODELS, BochsConfig, nursery_seconds, start_machin
 from harness.errors import EmulatorFailed, GuestHang, GuestSilent, TestDefect
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
 from harness.hosts.state import HostDebugState
+from harness.jsontext import listed
 from harness.recording import Recorder
 from harness.subjects.protocol import Debugger, HostActions, Platform
 from harness.timing import Deadline
@@ -33,7 +33,7 @@ def record_program(recorder: Recorder, rom: Rom) -> None:
         "runtime_sha256": rom.runtime_sha256,
         "rom_bytes": len(rom.image),
     }
-    recorder.add_file("rom.json", json.dumps(facts, indent=2).encode() + b"\n")
+    recorder.add_file("rom.json", listed(facts).encode())
 
 
 def record_result(recorder: Recorder, result: Result) -> None:
@@ -41,7 +41,7 @@ def record_result(recorder: Recorder, result: Result) -> None:
     decoded: list[dict[str, str | int]] = [record.as_dict() for record in result.records]
     for entry, line in zip(decoded, result.lines(), strict=False):
         entry["line"] = line
-    recorder.add_file("records.json", json.dumps(decoded, indent=1).encode() + b"\n")
+    recorder.add_file("records.json", listed(decoded).encode())
 
 
 class BareGuest:

@@ -59,7 +59,16 @@ def _handle_request(channel: paramiko.Channel, message: paramiko.Message) -> Non
 
 
 class Connection(paramiko.Transport):
-    """A client's side of an SSH connection that also understands ``exit-signal``."""
+    """A client's side of an SSH connection that also understands ``exit-signal``.
+
+    It asks for AES-GCM first, which every FreeBSD's sshd has: one pass over the data instead of a cipher and an HMAC.
+    """
+
+    _preferred_ciphers = (
+        "aes128-gcm@openssh.com",
+        "aes256-gcm@openssh.com",
+        *(cipher for cipher in paramiko.Transport.__dict__["_preferred_ciphers"] if "gcm" not in cipher),
+    )
 
     _channel_handler_table = {  # noqa: RUF012 - overrides paramiko's table of the same form
         **paramiko.Transport.__dict__["_channel_handler_table"],

@@ -26,6 +26,10 @@ def through_sh(script: str, become: Sequence[str] = ()) -> str:
     return " ".join([*become, "/bin/sh", "-c", f"'{quoted}'"])
 
 
+#: A mark: its token, the name of what it stands behind, and that one's status.
+_MARK = re.compile(rb"@@(\w+) (\S+) (\d+)\r?\n")
+
+
 class Framed:
     """Several commands in one script, each with its own output and status in the answer.
 
@@ -73,18 +77,20 @@ class Framed:
                 if later is None:
                     return found
                 size, at = later
-            found[match[1].decode()] = (began, at - began)
+            found[match[2].decode()] = (began, at - began)
             began = at
         return found
 
     def _marks(self, data: bytes) -> Iterator[re.Match[bytes]]:
-        return re.finditer(rb"@@" + self.token.encode() + rb" (\S+) (\d+)\r?\n", data)
+        # One expression for all tokens: a new one would have to be compiled for every guest.
+        token = self.token.encode()
+        return (match for match in _MARK.finditer(data) if match[1] == token)
 
     def pieces(self, data: bytes) -> Iterator[tuple[str, bytes, int]]:
         """``(name, output before the mark, status)`` in order."""
         at = 0
         for match in self._marks(data):
-            yield match[1].decode(), data[at : match.start()], int(match[2])
+            yield match[2].decode(), data[at : match.start()], int(match[3])
             at = match.end()
 
     def require(self, results: Mapping[str, CommandResult], command: str) -> None:

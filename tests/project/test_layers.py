@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Lowest first. A package may import from its own rank or a lower one. Packages of one rank do not know each
 #: other unless they are the same package.
 RANKS: tuple[tuple[str, ...], ...] = (
-    ("conditions", "errors", "verdicts", "timing", "redaction"),
+    ("conditions", "errors", "verdicts", "timing", "redaction", "jsontext"),
     ("recording", "build", "seeding", "hazards"),
     ("bochs",),
     ("guest",),
@@ -36,7 +36,7 @@ EMULATED_MAY_USE = {"errors", "timing", "build", "bochs", "emulated"}
 #: The process behind a virtual host, likewise.
 VIRTUAL_MAY_USE = {"errors", "timing", "bochs", "inventory", "virtual"}
 #: Importable from anywhere at or above their rank although they share it with others.
-SHARED = {"errors", "verdicts", "timing", "recording", "redaction"}
+SHARED = {"errors", "verdicts", "timing", "recording", "redaction", "jsontext"}
 
 FORBIDDEN_IN_SUITES = {"paramiko", "subprocess", "allure", "allure_commons", "socket", "os"}
 
