@@ -262,19 +262,20 @@ class SshSession:
             return error
         try:
             cpu = stuck_processor(self._host, self.platform.ncpu)
-            if cpu is None:
-                return error
-            self._ladder.climbs += 1
-            self._ladder.note(Rung.LOOK, stuck_processor=cpu, trouble=str(error))
+        except VmmcheckError as trouble:
+            # What failed stays what it is; a link that went is looked into before the next item.
+            self._ladder.note(Rung.LOOK, trouble_while_looking=str(trouble))
+            return error
+        if cpu is None:
+            return error
+        self._ladder.climbs += 1
+        self._ladder.note(Rung.LOOK, stuck_processor=cpu, trouble=str(error))
+        try:
             self._host = self._ladder.reboot(self._host, self._boot)
             self._settle(self._connected.boot())
         except LeaseLost as lost:
             self._lost = lost
             return lost
-        except DOUBTFUL as trouble:
-            # The link went as it was looked at: that is between two items, and looked into before the next one.
-            self._ladder.note(Rung.LOOK, trouble_while_looking=str(trouble))
-            return error
         except VmmcheckError as problem:
             return self._give_up(f"'{self.platform.alias}' could not be brought back: {problem.message}", error)
         return ProcessorStuck(

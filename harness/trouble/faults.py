@@ -20,7 +20,7 @@ class Moment:
     """The host's call number 1 to ``most`` of ``program``; the fault strikes up to ``later`` seconds behind it.
 
     ``in_item`` says whether an item, and so the hypervisor, is at work then. ``loading``: the module under test is
-    being loaded, which can take a host down as well.
+    being loaded then, or before what happened can be noticed; that can take a host down as well.
     """
 
     program: str
@@ -31,8 +31,8 @@ class Moment:
 
 
 MOMENTS = {
-    "looking": Moment("uname"),
-    "uploading": Moment("chmod"),
+    "looking": Moment("uname", loading=True),
+    "uploading": Moment("chmod", loading=True),
     "loading": Moment("kldload", loading=True),
     "starting": Moment("bhyve", 4, in_item=True),
     "running": Moment("bhyve", 4, later=0.3, in_item=True),
