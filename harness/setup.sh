@@ -43,7 +43,8 @@ fi
 wanted=$(cat "$here/pyproject.toml" "$here/constraints.txt" | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
     say "creating .venv with pinned packages"
-    rm -f "$stamp"
+    # tox leaves a file of that name that points at an environment of its own (PEP 832).
+    if [ -f "$venv" ]; then rm -f "$venv"; else rm -f "$stamp"; fi
     [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install -q --disable-pip-version-check -c "$here/constraints.txt" -e "$here[dev]"
     printf '%s\n' "$wanted" >"$stamp"
