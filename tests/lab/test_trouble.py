@@ -53,6 +53,8 @@ def test_2_trouble(subject):
             control = SimulatedPower(next(state) / "control")
             if KIND == "worker":
                 os._exit(9)
+            elif KIND == "host":
+                os.kill(__import__("json").loads((control._path.parent / "ready.json").read_text())["pid"], 9)
             elif KIND == "emulator":
                 ready = __import__("json").loads((control._path.parent / "ready.json").read_text())
                 os.kill(ready["bochs_pid"], 9)
@@ -143,3 +145,13 @@ def test_trouble_ends_as_what_it_is(tmp_path: Path, kind: str, vendor: str, verd
     others = [cell for key, cell in cells.items() if key != ("troubled", "test_2_trouble")]
     assert [cell["verdict"] for cell in others] == ["PASS"] * 5, others
     assert status == (1 if verdict == "PANIC" else 10)
+
+
+def test_a_host_that_is_gone_for_good_is_the_labs_matter_and_the_rest_of_it_is_not_run(tmp_path: Path) -> None:
+    status, cells = run(tmp_path, "host", "intel")
+    troubled = cells["troubled", "test_2_trouble"]
+    assert (troubled["verdict"], troubled["code"]) == ("INFRA", "INFRA-HOST-LOST"), troubled
+    behind = cells["troubled", "test_3_after"]
+    assert (behind["verdict"], behind["code"]) == ("NOT_RUN", "INFRA-NOT-STARTED"), behind
+    assert {cell["verdict"] for key, cell in cells.items() if key[0] == "quiet"} == {"PASS"}
+    assert status == 10
