@@ -19,7 +19,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
 from filelock import FileLock
 
 from harness.errors import ConfigError, ToolMissing
@@ -139,6 +138,8 @@ def _compile(spec: ImageSpec, source: Path, folder: Path, index: int) -> Path:
 
 def flatten(elf: Path) -> bytes:
     """The loadable bytes of an ELF file by load address, gaps filled with zeros; memory without bytes is left out."""
+    from elftools.elf.elffile import ELFFile  # only a build needs it, and every worker would wait for it
+
     with elf.open("rb") as stream:
         segments = [
             (segment["p_paddr"], segment.data())

@@ -22,6 +22,7 @@ from harness.emulated.commands_witness import WitnessPrograms
 from harness.emulated.host import EmulatedHost
 from harness.emulated.sshd import USER, SshServer, fingerprint
 from harness.errors import VmmcheckError
+from harness.garbage import search_seldom
 
 PR_SET_PDEATHSIG = 1
 
@@ -84,6 +85,7 @@ def main() -> int:
         partial = state / "ready.partial"
         partial.write_text(json.dumps(ready, indent=1) + "\n", encoding="utf-8")
         partial.replace(state / "ready.json")
+        search_seldom()
         controller.stopped.wait()
     except VmmcheckError as error:
         print(error, file=sys.stderr)

@@ -8,7 +8,6 @@ from harness.catalogue import expectations
 from harness.errors import VmmcheckError
 from harness.plugin import budget, hazards, sampling, stress, wanted
 from harness.plugin.collection import apply_metadata, parametrize_subject
-from harness.plugin.controller import Controller
 from harness.plugin.items import ItemRunner
 from harness.plugin.options import LAB, LabConfig, add_options, read_lab
 
@@ -58,6 +57,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly or not config.option.numprocesses:
         config.pluginmanager.register(ItemRunner(config), "vmmcheck-items")
     if not hasattr(config, "workerinput") and not config.option.collectonly:
+        # Workers have no use for what makes the reports.
+        from harness.plugin.controller import Controller
+
         config.pluginmanager.register(Controller(config), "vmmcheck-controller")
         config.pluginmanager.register(stress.StressSummary(config), "vmmcheck-stress-summary")
 

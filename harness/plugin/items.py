@@ -15,6 +15,7 @@ import pytest
 from harness.cases import Expected
 from harness.errors import EvidenceLost, HostLost, NotStarted, VmmcheckError
 from harness.expect import recording
+from harness.garbage import search_seldom
 from harness.inventory import Host
 from harness.lab import HostSession, open_session
 from harness.lab.replay import ReplaySession
@@ -69,6 +70,7 @@ class ItemRunner:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Tell the controller what is planned, before anything runs."""
+        search_seldom()
         plans = [item.stash[PLAN].as_dict() for item in session.items if PLAN in item.stash]
         output = getattr(self._config, "workeroutput", None)
         run_dir = self._lab.run_dir

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Lowest first. A package may import from its own rank or a lower one. Packages of one rank do not know each
 #: other unless they are the same package.
 RANKS: tuple[tuple[str, ...], ...] = (
-    ("conditions", "errors", "verdicts", "timing", "redaction", "jsontext"),
+    ("conditions", "errors", "verdicts", "timing", "redaction", "jsontext", "garbage"),
     ("recording", "build", "seeding", "hazards"),
     ("bochs",),
     ("guest",),
@@ -32,11 +32,11 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 #: The emulated host is a process of its own: it may use the toolchain and the emulator, and nobody imports it.
-EMULATED_MAY_USE = {"errors", "timing", "build", "bochs", "emulated"}
+EMULATED_MAY_USE = {"errors", "garbage", "timing", "build", "bochs", "emulated"}
 #: The process behind a virtual host, likewise.
 VIRTUAL_MAY_USE = {"errors", "timing", "bochs", "inventory", "virtual"}
 #: Importable from anywhere at or above their rank although they share it with others.
-SHARED = {"errors", "verdicts", "timing", "recording", "redaction", "jsontext"}
+SHARED = {"errors", "verdicts", "timing", "recording", "redaction", "jsontext", "garbage"}
 
 FORBIDDEN_IN_SUITES = {"paramiko", "subprocess", "allure", "allure_commons", "socket", "os"}
 
