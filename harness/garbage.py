@@ -10,6 +10,5 @@ THRESHOLD = 50_000
 
 def search_seldom() -> None:
     """Leave what exists now out of all later searches, and search less often. Cycles are still found."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(THRESHOLD)

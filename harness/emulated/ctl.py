@@ -109,7 +109,8 @@ class ControlChannel:
         self._on_event = on_event
         self._seq = 0
         self._lock = threading.Lock()
-        self._answers: dict[int, tuple[threading.Event, list[bytes]]] = {}
+        #: Number of a request -> whom to wake for its answer, if anybody, and where that goes.
+        self._answers: dict[int, tuple[threading.Event | None, list[bytes]]] = {}
         self._stop_read, self._stop_write = os.pipe()
         self._closed = False
         self._thread = threading.Thread(target=self._read_all, name="ctl", daemon=True)
@@ -127,31 +128,32 @@ class ControlChannel:
 
         All are carried out, whatever becomes of one; then the first error is raised, as by :meth:`request`.
         """
-        frames, waiting = bytearray(), list[tuple[int, int, threading.Event, list[bytes]]]()
+        frames, waiting = bytearray(), list[tuple[int, int, list[bytes]]]()
+        # They are answered in order: once the last one is, nobody has to be woken for the others.
+        last = threading.Event()
         with self._lock:
             if self._closed:
                 raise EmulatorFailed("The control channel of the emulated machine is closed.")
-            for code, payload in requests:
+            for number, (code, payload) in enumerate(requests, start=1):
                 self._seq = (self._seq + 1) & 0xFFFF
-                done, box = threading.Event(), list[bytes]()
-                self._answers[self._seq] = (done, box)
-                waiting.append((code, self._seq, done, box))
+                box = list[bytes]()
+                self._answers[self._seq] = (last if number == len(requests) else None, box)
+                waiting.append((code, self._seq, box))
                 body = _HEAD.pack(REQUEST, code, self._seq) + payload
                 frames += _FRAME.pack(_MAGIC, len(body), zlib.crc32(body)) + body
             self._write(bytes(frames))
-        # They are answered in order: once the last one is, nobody has to be woken for the others.
-        arrived = waiting[-1][2].wait(seconds)
-        for code, _, _, box in waiting:
+        arrived = last.wait(seconds)
+        for code, _, box in waiting:
             if not box:
-                for _, other, _, _ in waiting:
+                for _, other, _ in waiting:
                     self._answers.pop(other, None)
                 within = f" within {seconds:g} s" if not arrived else " before the channel was closed"
                 raise EmulatorFailed(f"The emulated kernel did not answer request {code:#04x}{within}.")
-        for _, _, _, box in waiting:
+        for _, _, box in waiting:
             errno = int.from_bytes(box[0][:4], "little", signed=True)
             if errno:
                 raise KernelError(errno, box[0][4:])
-        return [box[0][4:] for _, _, _, box in waiting]
+        return [box[0][4:] for _, _, box in waiting]
 
     def close(self) -> None:
         """Stop reading and fail whatever waits."""
@@ -162,7 +164,8 @@ class ControlChannel:
         os.write(self._stop_write, b"x")
         self._thread.join(5)
         for done, _ in list(self._answers.values()):
-            done.set()
+            if done is not None:
+                done.set()
         os.close(self._stop_read)
         os.close(self._stop_write)
 
@@ -214,6 +217,7 @@ class ControlChannel:
         if kind == RESPONSE and seq in self._answers:
             done, box = self._answers.pop(seq)
             box.append(payload)
-            done.set()
+            if done is not None:
+                done.set()
         elif kind == EVENT:
             self._on_event(code, payload)

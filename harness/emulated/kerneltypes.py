@@ -5,9 +5,10 @@ This is what a kernel's symbol table and CTF are to dtrace(1): the file that is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,25 @@ class KernelTypes:
         self._structs: dict[str, dict[str, Member] | None] = {}
 
     @cached_property
+    def _file(self) -> ELFFile:
+        """Read once: what was parsed of its types is kept with it, and each structure takes a walk through them."""
+        return ELFFile(BytesIO(self._elf.read_bytes()))
+
+    @cached_property
+    def _units(self) -> list[CompileUnit]:
+        return list(self._file.get_dwarf_info().iter_CUs())
+
+    @cached_property
     def functions(self) -> dict[str, Function]:
         """Functions by name, in the order of their addresses."""
-        with self._elf.open("rb") as stream:
-            file = ELFFile(stream)
-            ranges = list(_vmm_ranges(file))
-            table = file.get_section_by_name(".symtab")
-            assert isinstance(table, SymbolTableSection)
-            found = [
-                (symbol["st_value"], symbol.name, symbol["st_size"])
-                for symbol in table.iter_symbols()
-                if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_size"]
-            ]
+        ranges = list(_vmm_ranges(self._units))
+        table = self._file.get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
+        found = [
+            (symbol["st_value"], symbol.name, symbol["st_size"])
+            for symbol in table.iter_symbols()
+            if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_size"]
+        ]
         return {
             name: Function(name, "vmm" if any(low <= start < high for low, high in ranges) else "kernel", start, size)
             for start, name, size in sorted(found)
@@ -71,8 +79,7 @@ class KernelTypes:
     def struct(self, name: str) -> dict[str, Member] | None:
         """Members of ``struct name`` by their names; ``None`` when the kernel has no such type."""
         if name not in self._structs:
-            with self._elf.open("rb") as stream:
-                self._structs[name] = _find_struct(ELFFile(stream), name)
+            self._structs[name] = _find_struct(self._units, name)
         return self._structs[name]
 
 
@@ -80,10 +87,6 @@ class KernelTypes:
 def running_kernel() -> KernelTypes:
     """The kernel that emulated hosts boot."""
     return KernelTypes(build_reference_hypervisor()[1].elf)
-
-
-def _units(file: ELFFile) -> Iterator[CompileUnit]:
-    yield from file.get_dwarf_info().iter_CUs()
 
 
 def _text(die: DIE, name: str) -> str:
@@ -96,9 +99,9 @@ def _number(die: DIE, name: str) -> int:
     return int(attribute.value) if attribute is not None else 0
 
 
-def _vmm_ranges(file: ELFFile) -> Iterator[tuple[int, int]]:
+def _vmm_ranges(units: Iterable[CompileUnit]) -> Iterator[tuple[int, int]]:
     """Code of the units below a folder vmm/."""
-    for unit in _units(file):
+    for unit in units:
         top = unit.get_top_DIE()
         if "/vmm/" not in f"/{_text(top, 'DW_AT_name')}":
             continue
@@ -110,8 +113,8 @@ def _vmm_ranges(file: ELFFile) -> Iterator[tuple[int, int]]:
         yield int(low.value), int(end)
 
 
-def _find_struct(file: ELFFile, name: str) -> dict[str, Member] | None:
-    for unit in _units(file):
+def _find_struct(units: Iterable[CompileUnit], name: str) -> dict[str, Member] | None:
+    for unit in units:
         for die in unit.get_top_DIE().iter_children():
             declared = "DW_AT_declaration" in die.attributes
             if die.tag == "DW_TAG_structure_type" and not declared and _text(die, "DW_AT_name") == name:
