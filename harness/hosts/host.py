@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import CommandFailed, LeaseLost, UnexpectedAnswer
 from harness.timing import Deadline
-from harness.transport import CommandResult, Framed, Transport
+from harness.transport import CommandResult, Framed, Transport, shown
 
 if TYPE_CHECKING:
     from harness.hosts.modules import LoadedFile
@@ -151,5 +151,5 @@ class Host:
 def _succeeded(result: CommandResult) -> CommandResult:
     if result.status != 0:
         said = result.errors[:300] or result.text[:300]
-        raise CommandFailed(f"'{result.command[:160]}' ended with status {result.status}: {said or 'no message'}.")
+        raise CommandFailed(f"'{shown(result.command)}' ended with status {result.status}: {said or 'no message'}.")
     return result

@@ -3,7 +3,7 @@
 from harness.transport.connection import Endpoint, shown_key
 from harness.transport.keys import PrivateKey, key_from_file, key_from_text, keys_from_agent
 from harness.transport.protocol import CommandResult, RemoteProcess, Transport
-from harness.transport.shell import Framed, through_sh
+from harness.transport.shell import Framed, shown, through_sh
 from harness.transport.ssh import SshTransport
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "key_from_file",
     "key_from_text",
     "keys_from_agent",
+    "shown",
     "shown_key",
     "through_sh",
 ]

@@ -26,6 +26,17 @@ def through_sh(script: str, become: Sequence[str] = ()) -> str:
     return " ".join([*become, "/bin/sh", "-c", f"'{quoted}'"])
 
 
+#: What stands before a command that changes a host (a test that the host is ours): no news to anybody who reads on.
+_CONDITION = re.compile(r"^test .{1,160}? \|\| exit \d+; ")
+#: Characters of a command that a message shows.
+_SHOWN = 120
+
+
+def shown(command: str) -> str:
+    """``command`` as a sentence names it: without the condition before it, and cut where it is long."""
+    return _CONDITION.sub("", command)[:_SHOWN]
+
+
 #: A mark: its token, the name of what it stands behind, and that one's status.
 _MARK = re.compile(rb"@@(\w+) (\S+) (\d+)\r?\n")
 
@@ -97,4 +108,4 @@ class Framed:
         """Raise :class:`UnexpectedAnswer` when an answer is missing."""
         missing = [name for name in self._commands if name not in results]
         if missing:
-            raise UnexpectedAnswer(f"No answer came for {', '.join(missing)} of '{command[:120]}'.")
+            raise UnexpectedAnswer(f"No answer came for {', '.join(missing)} of '{shown(command)}'.")

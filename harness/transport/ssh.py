@@ -18,7 +18,7 @@ from harness.recording import NullRecorder, Recorder
 from harness.timing import Deadline
 from harness.transport.connection import Connection, Endpoint, close_all, connect
 from harness.transport.protocol import CommandResult
-from harness.transport.shell import through_sh
+from harness.transport.shell import shown, through_sh
 
 _CHUNK = 1 << 16
 
@@ -50,7 +50,7 @@ class SshProcess:
         try:
             self._channel.sendall(data)
         except TimeoutError:
-            raise CommandTimeout(f"'{self._command[:120]}' on '{self._transport.name}' takes no input.") from None
+            raise CommandTimeout(f"'{shown(self._command)}' on '{self._transport.name}' takes no input.") from None
         except OSError as error:
             if self._channel.exit_status_ready():
                 return  # it ended without reading everything, which its status will tell
@@ -85,7 +85,7 @@ class SshProcess:
             if deadline.expired():
                 self._record(None)
                 raise CommandTimeout(
-                    f"'{self._command[:120]}' on '{self._transport.name}' did not end within {deadline.seconds:g} s."
+                    f"'{shown(self._command)}' on '{self._transport.name}' did not end within {deadline.seconds:g} s."
                 )
         status = self._channel.recv_exit_status()
         if status < 0:
@@ -105,7 +105,7 @@ class SshProcess:
     def _lost(self) -> SshLost:
         self._record(None)
         return SshLost(
-            f"The connection to '{self._transport.name}' broke while '{self._command[:120]}' ran;"
+            f"The connection to '{self._transport.name}' broke while '{shown(self._command)}' ran;"
             " its outcome is unknown."
         )
 
@@ -148,7 +148,7 @@ class SshTransport:
             channel.settimeout(max(0.1, deadline.remaining()))
             channel.exec_command(text)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise SshLost(f"The connection to '{self.name}' broke before '{command[:120]}' was started.") from error
+            raise SshLost(f"The connection to '{self.name}' broke before '{shown(command)}' was started.") from error
         return SshProcess(self, channel, command, record)
 
     def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, record: bool = True) -> CommandResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.transport import Framed
+from harness.transport import Framed, shown
 
 
 def test_each_command_has_the_time_until_its_mark_arrived() -> None:
@@ -21,3 +21,10 @@ def test_without_arrival_times_the_whole_script_is_what_is_known() -> None:
     answers = framed.parse(b"@@t a 0\n@@t b 1\n", 100.0, 9.0, [(8, 1.0)])
     assert (answers["a"].started, answers["a"].seconds) == (100.0, 1.0)
     assert (answers["b"].started, answers["b"].seconds) == (100.0, 9.0)
+
+
+def test_a_sentence_names_a_command_without_the_condition_that_stands_before_it() -> None:
+    guard = 'test "$(cat /root/.vmmcheck.lease/run 2>/dev/null)" = 20260101-010203-ab12 || exit 98; '
+    assert shown(f"{guard}kldload /boot/kernel/vmm.ko") == "kldload /boot/kernel/vmm.ko"
+    assert shown("test -e /dev/vmm || echo none") == "test -e /dev/vmm || echo none"
+    assert len(shown("x" * 500)) == 120
