@@ -60,6 +60,7 @@ def test_2_trouble(subject):
                 os.kill(ready["bochs_pid"], 9)
             else:
                 control.ask({"op": "misbehave", "kind": KIND})
+                assert KIND != "stuck-cpu", "as a case that fails"
             while True:
                 guest.registers("dr7")
         guest.go()
@@ -133,6 +134,7 @@ def matrix_and_terminal(folder: Path, cells: list[dict[str, Any]], terminal: str
         ("panic", "intel", "PANIC", "PRODUCT-HOST-PANIC"),
         ("reset", "amd", "PANIC", "PRODUCT-RESET-UNEXPLAINED"),
         ("emulator", "amd", "PANIC", "PRODUCT-HOST-HANG"),
+        ("stuck-cpu", "amd", "PANIC", "PRODUCT-CPU-STUCK"),
         ("drop-link", "intel", "INFRA", "INFRA-SSH-LOST"),
         ("worker", "amd", "INFRA", "INFRA-WORKER-DIED"),
     ],
