@@ -10,6 +10,7 @@ from harness.cli.bisect import bisect
 from harness.cli.cases import cases
 from harness.cli.coverage import coverage
 from harness.cli.doctor import doctor, guests
+from harness.cli.image import image
 from harness.cli.inspect import evidence, hosts
 from harness.cli.kernel import kernel
 from harness.cli.matrix import matrix
@@ -51,7 +52,7 @@ def cli() -> None:
 
 for command in (
     run, hosts, cases, coverage, new_case, oracle, evidence, matrix, compare, premerge, sensitivity, bench, doctor,
-    probe, guests, kernel, report, replay, record, nightly, history, bisect,
+    probe, guests, image, kernel, report, replay, record, nightly, history, bisect,
 ):  # fmt: skip
     cli.add_command(command)
 

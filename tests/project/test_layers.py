@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: other unless they are the same package.
 RANKS: tuple[tuple[str, ...], ...] = (
     ("conditions", "errors", "verdicts", "timing", "redaction", "jsontext", "garbage"),
-    ("recording", "build", "seeding", "hazards"),
+    ("recording", "build", "seeding", "hazards", "image"),
     ("bochs",),
     ("guest",),
     ("inventory", "transport"),
