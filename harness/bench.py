@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -76,9 +77,9 @@ def measure_run(count: int) -> Iterator[Measure]:
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="vmmcheck-bench-") as folder:
         command = [sys.executable, "-m", "harness.cli", "run", "--run-dir", folder, "--sample", str(count)]
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), _cpu_of_children()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        wall = time.perf_counter() - started
+        wall, spent = time.perf_counter() - started, _cpu_of_children() - spent
         if done.returncode:
             raise BenchFailed(f"The measured run ended with status {done.returncode}:\n{done.stdout[-2000:]}")
         (results,) = Path(folder).glob("*/results.json")
@@ -92,7 +93,15 @@ def measure_run(count: int) -> Iterator[Measure]:
     yield Measure("CPU time of its emulators", busy, "s")
     yield Measure("wall time / (CPU time of the emulators / cores)", wall / (busy / cores), "")
     yield Measure("CPU time of the emulators a cell", 1000 * busy / cells, "ms")
+    yield Measure("CPU time of everything else", spent - busy, "s")
+    yield Measure("CPU time of everything else a cell", 1000 * (spent - busy) / cells, "ms")
     yield Measure("SSH channels a cell", sum(channels.values()) / sum(ran[alias] for alias in channels), "")
+
+
+def _cpu_of_children() -> float:
+    """CPU seconds, user and system, of all processes below this one that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _emulated(vendor: str, count: int) -> Iterator[Measure]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 # A script of one guest has two thousand signs, and there is one for every cell: they are taken in runs, not one by one.
 _BLANK = re.compile(r"(?:[ \t]|\\\n|#[^\n]*)+")
 _OPERATOR = re.compile(r"([0-9](?=[<>]))?(&&|\|\||;;|>>|>&|<&|<<|[;&|()><\n])")
+#: A whole word that needs no second look, with the blanks before it: most are.
+_PLAIN = re.compile(r"[ \t]*([^ \t\n;&|()<>\\'\"$`#0-9][^ \t\n;&|()<>\\'\"$`]*)(?=[ \t\n;&|()<>]|$)")
 _LITERAL = re.compile(r"[^ \t\n;&|()<>\\'\"$`]+")
 _IN_DOUBLE = re.compile(r'[^"\\$]+')
 _NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -134,7 +136,10 @@ def tokens(text: str) -> list[Token]:
     found: list[Token] = []
     at = 0
     while at < len(text):
-        if blank := _BLANK.match(text, at):
+        if plain := _PLAIN.match(text, at):
+            found.append(Token("word", (Part("text", plain[1], False),), bare=plain[1]))
+            at = plain.end()
+        elif blank := _BLANK.match(text, at):
             at = blank.end()
         elif operator := _OPERATOR.match(text, at):
             found.append(Token(operator[2], fd=int(operator[1]) if operator[1] else None))

@@ -19,6 +19,7 @@ from allure_commons.types import LabelType, LinkType
 from allure_commons.utils import md5
 
 from harness.errors import VmmcheckError
+from harness.jsontext import one_line
 from harness.results import Cell, Run
 from harness.verdicts import Verdict
 
@@ -48,7 +49,7 @@ def write_allure(run: Run) -> None:
         result = _result(run, cell, folder)
         # The adapter's logger would give the file a new name each time.
         data = attr.asdict(result, filter=lambda _, value: bool(value) or value is False)
-        (folder / f"{result.uuid}-result.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+        (folder / f"{result.uuid}-result.json").write_text(one_line(data), encoding="utf-8")
     text = "".join(f"{key}={value}\n" for key, value in _environment(run).items())
     (folder / "environment.properties").write_text(text, encoding="utf-8")
     executor = {"name": "vmmcheck", "type": "vmmcheck", "buildName": run.recipe["run"], "reportName": run.recipe["lab"]}

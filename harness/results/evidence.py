@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import EvidenceLost
-from harness.jsontext import listed
+from harness.jsontext import listed, one_line
 from harness.redaction import clean, clean_bytes
 
 #: What output that is no text has: then its bytes are kept as well.
@@ -50,7 +50,7 @@ class CellRecorder:
             "started": round(started, 4),
             "seconds": round(seconds, 4),
         }
-        self._append("commands.jsonl", json.dumps(entry, ensure_ascii=False) + "\n")
+        self._append("commands.jsonl", one_line(entry) + "\n")
 
     def add_file(self, name: str, data: bytes) -> None:
         """Write ``name``; a second file of that name in one cell gets a number."""
@@ -74,7 +74,7 @@ class CellRecorder:
             "rule": reference,
             "ok": ok,
         }
-        self._append(_JUDGED, json.dumps(entry) + "\n")
+        self._append(_JUDGED, one_line(entry) + "\n")
 
     def add_note(self, text: str) -> None:
         self._append("notes.txt", clean(text) + "\n")

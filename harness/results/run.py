@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, NotStarted
-from harness.jsontext import listed
+from harness.jsontext import listed, one_line
 from harness.redaction import clean
 from harness.results.cells import Cell, CellPlan
 from harness.results.evidence import write_all
@@ -102,7 +102,7 @@ class Run:
 
     def event(self, kind: str, /, **data: Any) -> None:
         """Append one line to ``events.jsonl``, unbuffered: a killed controller loses nothing."""
-        line = json.dumps({"at": round(time.time(), 3), "event": kind, **data}, ensure_ascii=False) + "\n"
+        line = one_line({"at": round(time.time(), 3), "event": kind, **data}) + "\n"
         with self.writing("events.jsonl"):
             if self._events is None:
                 self._events = (self.folder / "events.jsonl").open("ab", buffering=0)
