@@ -8,7 +8,7 @@ from harness.expect import expect_equal, expect_register, expect_that
 from harness.guest import Program
 from harness.guest.registers import DR6_BS, DR6_INACTIVE, DR7_RESET, dr7
 from harness.hosts import Observation
-from harness.subjects import HostDebugState, Subject
+from harness.subjects import HostDebugState, Subject, ThreadBases
 from suites.corpus import corpus, page
 from suites.guestlib import BUSY, expect_debug_registers
 from suites.vocabulary import DISTINCT, REGISTERS
@@ -243,6 +243,50 @@ def test_probes_on_and_off_while_guests_run(subject: Subject) -> None:
         expect_equal("hits of the watch", len(result.exceptions_of(store)), 1)
         for n in (0, 2, 3):
             expect_register(f"dr{n}", result.snapshot(after)[n], DISTINCT[n] ^ seed & 0xFFFF_0000)
+
+
+#: What a guest has in GS base, kernel GS base and FS base.
+GUEST_BASES = (0xFFFF_8000_0BAD_0000, 0x0000_0BAD_0000_0008, 0x7FFF_0BAD_0000)
+#: What another thread of the CPU has: addresses of user mode, which no guest here uses.
+OTHER_THREAD = ThreadBases(fsbase=0x0000_5151_0000_1000, gsbase=0x0000_6262_0000_2000)
+
+
+@case(
+    "HST-06",
+    rule="FS and GS base of the vCPU thread, and of another thread on its CPU, are those of before the guest ran",
+    requirement="S3.2",
+    needs=("user-bases", "sentinel"),
+)
+@axis("kind", ("cpuid", "out80", "hlt_timer", "busy"))
+@axis("cpu", (0, 1), prefix="cpu")
+def test_thread_local_storage_stays_where_it_is(subject: Subject, kind: str, cpu: int) -> None:
+    program = Program("bases of its own")
+    program.sync(1)
+    program.execute("hostile_bases", *GUEST_BASES)
+    planted = program.execute("read_bases", result=True)
+    program.exit(kind, BUSY if kind == "busy" else 20)
+    kept = program.execute("read_bases", result=True)
+    program.sync(2)
+    with subject.host.sentinel(cpu, watch=False, bases=OTHER_THREAD) as sentinel:
+        with subject.start(program, pin=cpu) as guest:
+            guest.wait_phase(1)
+            before = guest.thread_bases()
+            guest.go()
+            guest.wait_phase(2)
+            after = guest.thread_bases()
+            guest.go()
+            result = guest.finish()
+        other = sentinel.stop().bases
+    # The control: the guest's are really there, and are not what the thread has anyway.
+    expect_register("the guest's bases, folded, after its exits", result.value(kept), result.value(planted))
+    own = before.fsbase not in (0, *GUEST_BASES)
+    shown = f"{before.fsbase:#x}"
+    expect_that("fs base of the vCPU thread at first", own, "its own, not 0", shown, error=HostStateMismatch)
+    for name in ("fsbase", "gsbase"):
+        shown = f"{name} of the vCPU thread"
+        expect_equal(shown, getattr(after, name), getattr(before, name), error=HostStateMismatch)
+        shown = f"{name} of another thread on the CPU"
+        expect_equal(shown, getattr(other, name), getattr(OTHER_THREAD, name), error=HostStateMismatch)
 
 
 @case(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import time
+from itertools import pairwise
 
 from harness.emulated.ctl import Code
 from harness.emulated.host import EmulatedHost
@@ -38,6 +39,12 @@ def show_tables(data: bytes) -> str:
     """One line with the descriptor tables of a CPU."""
     names = ("gdtr_base", "gdtr_limit", "idtr_base", "idtr_limit", "ldtr", "tr", "tr_base", "tr_limit")
     return " ".join(f"{name}={value:#x}" for name, value in zip(names, struct.unpack("<8Q", data), strict=True))
+
+
+def show_bases(data: bytes) -> str:
+    """One line with FS and GS base of user mode."""
+    fsbase, gsbase = struct.unpack("<2Q", data)
+    return f"fsbase={fsbase:#x} gsbase={gsbase:#x}"
 
 
 def _may_be_set(registers: dict[str, int]) -> bool:
@@ -77,14 +84,28 @@ class WitnessPrograms:
                     self.host.machine.vm_request(Code.SETDBREGS, process.vm, head + pack_registers(registers))
                 context.out(show_registers(self.host.machine.vm_request(Code.GETDBREGS, process.vm, head)) + "\n")
                 return 0
+            case ["bases", pid, thread]:
+                process = self.host.processes.get(int(pid))
+                vcpus = [n for n in range(len(process.cpus)) if thread == str(process.lwp(n))] if process else []
+                if process is None or not vcpus:
+                    context.err("vmmwitness: the thread's bases: No such process\n")
+                    return 1
+                head = struct.pack("<I", vcpus[0])
+                context.out(show_bases(self.host.machine.vm_request(Code.GETBASES, process.vm, head)) + "\n")
+                return 0
             case ["sentinel", *options]:
                 return self._sentinel(context, options)
-        context.err("usage: vmmwitness dbregs get|set PID LWP [drN=...] | sentinel --cpu N --dr LIST [--watch]\n")
+        context.err(
+            "usage: vmmwitness dbregs get|set PID LWP [drN=...] | bases PID LWP\n"
+            "       vmmwitness sentinel --cpu N --dr LIST [--fsbase N] [--gsbase N] [--watch]\n"
+        )
         return 64
 
     def _sentinel(self, context: Context, options: list[str]) -> int:
         cpu = int(options[options.index("--cpu") + 1])
         values = parse_registers(options[options.index("--dr") + 1]) if "--dr" in options else {}
+        given = dict(pairwise(options))
+        bases = [int(given.get(name, "0"), 0) for name in ("--fsbase", "--gsbase")]
         if "--watch" in options:
             # The channel's way to say "the address of the sentinel's own variable"; a quadword write watch on it.
             values |= {"dr0": (1 << 64) - 1, "dr7": 0x90401 | values.get("dr7", 0)}
@@ -93,7 +114,8 @@ class WitnessPrograms:
         self.host.machine.hold()
         try:
             started = request(
-                Code.SENTINEL_START, struct.pack("<II", number, cpu) + pack_registers(values) + struct.pack("<I", 64)
+                Code.SENTINEL_START,
+                struct.pack("<II", number, cpu) + pack_registers(values) + struct.pack("<I2Q", 64, *bases),
             )
             context.out(f"address={struct.unpack('<Q', started[:8])[0]:#x}\n")
             _until_end(context.stdin)
@@ -101,7 +123,8 @@ class WitnessPrograms:
         finally:
             self.host.machine.release()
         touches, hits, foreign = struct.unpack_from("<3Q", data)
-        context.out(f"touches={touches} hits={hits} foreign={foreign} {show_registers(data[24:])}\n")
+        counts = f"touches={touches} hits={hits} foreign={foreign}"
+        context.out(f"{counts} {show_registers(data[24:-16])} {show_bases(data[-16:])}\n")
         return 0
 
 

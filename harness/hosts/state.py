@@ -19,11 +19,21 @@ class HostDebugState:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadBases:
+    """FS and GS base that a host thread has in user mode, as ptrace reads them (PT_GETFSBASE, PT_GETGSBASE)."""
+
+    fsbase: int = 0
+    gsbase: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SentinelReport:
-    """What a sentinel saw: accesses made, hits of its own watch, traps it cannot explain, registers at the end."""
+    """What a sentinel saw: accesses made, hits of its own watch, traps it cannot explain, registers
+    and bases at the end."""
 
     address: int
     touches: int
     hits: int
     foreign: int
     registers: HostDebugState
+    bases: ThreadBases

@@ -11,7 +11,7 @@ from harness.errors import HostUnready, UnexpectedAnswer
 from harness.hosts.host import Host
 from harness.hosts.modules import Modules
 from harness.hosts.observation import Observation
-from harness.hosts.state import HostDebugState, SentinelReport
+from harness.hosts.state import HostDebugState, SentinelReport, ThreadBases
 from harness.hosts.tracing import ProbeRow, Tracing
 from harness.hosts.tunables import tunable
 from harness.timing import Deadline
@@ -29,6 +29,14 @@ def parse_state(text: str) -> HostDebugState:
     if not set(_NAMES) - {"debugctl"} <= values.keys():
         raise UnexpectedAnswer(f"Expected debug registers by name, found {text[:200]!r}.")
     return HostDebugState(**{name: values[name] for name in _NAMES if name in values})
+
+
+def parse_bases(text: str) -> ThreadBases:
+    """``fsbase=0x... gsbase=0x...`` on one line; raises :class:`UnexpectedAnswer` when one is missing."""
+    values = {name: int(value, 0) for name, value in _PAIR.findall(text)}
+    if not {"fsbase", "gsbase"} <= values.keys():
+        raise UnexpectedAnswer(f"Expected FS and GS base by name, found {text[:200]!r}.")
+    return ThreadBases(values["fsbase"], values["gsbase"])
 
 
 def show_state(state: HostDebugState, *, separator: str = " ", debugctl: bool = True) -> str:
@@ -63,7 +71,10 @@ class RunningSentinel:
                 counts = [values[name] for name in ("touches", "hits", "foreign")]
             except KeyError as error:
                 raise UnexpectedAnswer(f"The sentinel's report lacks {error}: {text[:200]!r}.") from None
-            self._report = SentinelReport(self.address, counts[0], counts[1], counts[2], parse_state(text))
+            touches, hits, foreign = counts
+            self._report = SentinelReport(
+                self.address, touches, hits, foreign, parse_state(text), parse_bases(text)
+            )
         return self._report
 
 
@@ -121,10 +132,12 @@ class Witness:
 
     @contextmanager
     def sentinel(
-        self, cpu: int, *, watch: bool, pattern: HostDebugState | None = None
+        self, cpu: int, *, watch: bool, pattern: HostDebugState | None = None, bases: ThreadBases | None = None
     ) -> Iterator[RunningSentinel]:
         registers = show_state(pattern or HostDebugState(), separator=",", debugctl=False)
         options = f"--cpu {cpu} --dr {registers}" + (" --watch" if watch else "")
+        if bases is not None:
+            options += f" --fsbase {bases.fsbase:#x} --gsbase {bases.gsbase:#x}"
         command = f"{self._host.folder}/vmmwitness sentinel {options}"
         deadline = Deadline.after(20 * self._host.patience)
         process = self._host.transport.start(command, deadline=deadline)

@@ -9,7 +9,7 @@ from harness.subjects import Platform
 #: What every host with bhyve offers.
 BHYVE = frozenset({"bhyve", "bhyvectl", "migration", "smp", "two-vms"})
 #: What the witness program adds, which goes along to every host.
-PROGRAM = frozenset({"sentinel", "dbregs"})
+PROGRAM = frozenset({"sentinel", "dbregs", "user-bases"})
 #: What dtrace with the D programs of kernel/dtrace shows (``observe``), and a module that may be loaded again with
 #: other tunables (``tunables``).
 PROBES = frozenset({"observe", "tunables"})

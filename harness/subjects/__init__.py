@@ -1,6 +1,6 @@
 """Where guest programs run: bare in the emulator, or under bhyve on a host."""
 
-from harness.hosts.state import HostDebugState, SentinelReport
+from harness.hosts.state import HostDebugState, SentinelReport, ThreadBases
 from harness.subjects.protocol import HostActions, Platform, RunningGuest, Subject
 
-__all__ = ["HostActions", "HostDebugState", "Platform", "RunningGuest", "SentinelReport", "Subject"]
+__all__ = ["HostActions", "HostDebugState", "Platform", "RunningGuest", "SentinelReport", "Subject", "ThreadBases"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.bochs import CPU_MODELS, BochsConfig, nursery_seconds, start_machine
 from harness.errors import EmulatorFailed, GuestHang, GuestSilent, TestDefect
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
-from harness.hosts.state import HostDebugState
+from harness.hosts.state import HostDebugState, ThreadBases
 from harness.jsontext import listed
 from harness.recording import Recorder
 from harness.subjects.protocol import Debugger, HostActions, Platform
@@ -173,6 +173,9 @@ class BareGuest:
         raise TestDefect(_NO_HOST)
 
     def set_thread_debug_registers(self, state: HostDebugState) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def thread_bases(self) -> ThreadBases:
         raise TestDefect(_NO_HOST)
 
 

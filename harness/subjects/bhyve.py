@@ -38,8 +38,8 @@ from harness.bhyve.runscript import Finished
 from harness.errors import GuestHang, GuestSilent, RecordsDamaged, SshLost, TestDefect, UnexpectedAnswer, VmmcheckError
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases, with_memory
 from harness.hosts import Host, MessageLog, Witness
-from harness.hosts.state import HostDebugState
-from harness.hosts.witness import parse_state, show_state
+from harness.hosts.state import HostDebugState, ThreadBases
+from harness.hosts.witness import parse_bases, parse_state, show_state
 from harness.recording import Recorder
 from harness.subjects.bare import record_program, record_result
 from harness.subjects.protocol import HostActions, Platform, Subject
@@ -258,6 +258,10 @@ class BhyveGuest:
         registers = show_state(state, debugctl=False)
         command = f"{self._host.folder}/vmmwitness dbregs set {self._process_id()} {self._thread(0)} {registers}"
         self._host.change(command)
+
+    def thread_bases(self) -> ThreadBases:
+        command = f"{self._host.folder}/vmmwitness bases {self._process_id()} {self._thread(0)}"
+        return parse_bases(self._host.check(command).text)
 
     def _process_id(self) -> str:
         if not self._pid:

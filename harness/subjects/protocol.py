@@ -9,7 +9,7 @@ from typing import Protocol
 
 from harness.guest import Program, Result
 from harness.hosts.observation import Observation
-from harness.hosts.state import HostDebugState, SentinelReport
+from harness.hosts.state import HostDebugState, SentinelReport, ThreadBases
 from harness.hosts.tracing import ProbeRow
 
 
@@ -134,6 +134,9 @@ class RunningGuest(Protocol):
     def set_thread_debug_registers(self, state: HostDebugState) -> None:
         """Set them (PT_SETDBREGS): live whenever the thread runs in the host."""
 
+    def thread_bases(self) -> ThreadBases:
+        """FS and GS base of the vCPU thread in user mode, as ptrace reads them (PT_GETFSBASE, PT_GETGSBASE)."""
+
 
 class Sentinel(Protocol):
     """An ordinary host process with debug registers of its own that touches its own variable."""
@@ -189,9 +192,9 @@ class HostActions(Protocol):
         """Value of a sysctl."""
 
     def sentinel(
-        self, cpu: int, *, watch: bool, pattern: HostDebugState | None = None
+        self, cpu: int, *, watch: bool, pattern: HostDebugState | None = None, bases: ThreadBases | None = None
     ) -> AbstractContextManager[Sentinel]:
-        """A sentinel process pinned to ``cpu``."""
+        """A sentinel process pinned to ``cpu``, with debug registers and bases of its own."""
 
     def step_through_entry(self, cpu: int) -> AbstractContextManager[Mapping[str, int]]:
         """Single-step the host through VM entry on ``cpu``; the mapping is filled when the context ends."""

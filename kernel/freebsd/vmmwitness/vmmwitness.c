@@ -3,11 +3,13 @@
  *
  *   vmmwitness dbregs get PID LWP
  *   vmmwitness dbregs set PID LWP dr0=0x... dr7=0x...
- *   vmmwitness sentinel --cpu N --dr dr0=...,dr7=... [--watch]
+ *   vmmwitness bases PID LWP
+ *   vmmwitness sentinel --cpu N --dr dr0=...,dr7=... [--fsbase N] [--gsbase N] [--watch]
  *
  * A sentinel is an ordinary process, bound to a CPU, with debug registers of its own. It touches its variable until
  * standard input ends; with --watch each touch hits its own watch and is counted by its parent. A trap that comes at any
- * other time is "foreign": somebody else's watch fired here.
+ * other time is "foreign": somebody else's watch fired here. It has no thread-local storage, so that its FS and GS base
+ * may be anything.
  *
  * Static and without libraries: one file that runs on 12.1 to 15.
  */
@@ -20,6 +22,8 @@ long call6(long number, long a, long b, long c, long d, long e, long f);
 enum { SYS_exit = 1, SYS_fork, SYS_read, SYS_write, SYS_wait4 = 7, SYS_getpid = 20, SYS_ptrace = 26, SYS_kill = 37,
     SYS_poll = 209, SYS_nanosleep = 240, SYS_mmap = 477, SYS_cpuset_setaffinity = 488 };
 enum { PT_TRACE_ME = 0, PT_CONTINUE = 7, PT_ATTACH = 10, PT_DETACH = 11, PT_GETDBREGS = 37, PT_SETDBREGS = 38 };
+/* sys/x86/include/ptrace.h: PT_FIRSTMACH + 7 and on */
+enum { PT_GETFSBASE = 71, PT_SETFSBASE = 72, PT_GETGSBASE = 73, PT_SETGSBASE = 74 };
 enum { SIGTRAP = 5, SIGKILL = 9, SIGSTOP = 17 };
 enum { WNOHANG = 1, PROT_READ_WRITE = 3, MAP_SHARED_ANON = 0x1001 };
 enum { CPU_LEVEL_WHICH = 3, CPU_WHICH_PID = 2 };
@@ -206,6 +210,52 @@ dbregs(int argc, char **argv)
 	return (0);
 }
 
+/* --- bases -------------------------------------------------------------------------------------------------------- */
+
+/* What a thread has in user mode; the thread is stopped. */
+static long
+get_bases(long lwp, u64 *fsbase, u64 *gsbase)
+{
+	long error = ptrace(PT_GETFSBASE, lwp, (u64)fsbase, 0);
+
+	return (error < 0 ? error : ptrace(PT_GETGSBASE, lwp, (u64)gsbase, 0));
+}
+
+static void
+show_bases(u64 fsbase, u64 gsbase)
+{
+	put_number("fsbase", fsbase, 1);
+	put_number(" gsbase", gsbase, 1);
+	put(1, "\n");
+}
+
+static int
+bases(int argc, char **argv)
+{
+	u64 fsbase = 0, gsbase = 0;
+	const char *end;
+	int bad = 0, status;
+	long pid, lwp, error;
+
+	if (argc != 4)
+		return (usage());
+	pid = (long)number(argv[2], &end, &bad);
+	bad |= *end != '\0';
+	lwp = (long)number(argv[3], &end, &bad);
+	if (bad || *end != '\0')
+		return (usage());
+	error = ptrace(PT_ATTACH, pid, 0, 0);
+	if (error < 0)
+		return (fail("the process cannot be attached to", error));
+	call(SYS_wait4, pid, &status, 0, 0);
+	error = get_bases(lwp, &fsbase, &gsbase);
+	ptrace(PT_DETACH, pid, 1, 0);
+	if (error < 0)
+		return (fail("the thread's bases", error));
+	show_bases(fsbase, gsbase);
+	return (0);
+}
+
 /* --- sentinel ----------------------------------------------------------------------------------------------------- */
 
 static void
@@ -243,7 +293,7 @@ sentinel(int argc, char **argv)
 	struct shared *shared;
 	const char *end;
 	char byte[64];
-	u64 hits = 0, foreign = 0, mask[16] = { 0 };
+	u64 hits = 0, foreign = 0, fsbase = 0, gsbase = 0, mask[16] = { 0 };
 	long pid, error, ended = 0;
 	int bad = 0, cpu = -1, watch = 0, status, i, signal;
 
@@ -254,6 +304,10 @@ sentinel(int argc, char **argv)
 			cpu = (int)number(argv[++i], &end, &bad);
 		else if (i + 1 < argc && same(argv[i], "--dr"))
 			bad |= !parse(argv[++i], &regs);
+		else if (i + 1 < argc && same(argv[i], "--fsbase"))
+			fsbase = number(argv[++i], &end, &bad);
+		else if (i + 1 < argc && same(argv[i], "--gsbase"))
+			gsbase = number(argv[++i], &end, &bad);
 		else
 			return (usage());
 	}
@@ -281,9 +335,13 @@ sentinel(int argc, char **argv)
 		error = call(SYS_cpuset_setaffinity, CPU_LEVEL_WHICH, CPU_WHICH_PID, pid, 32, mask);
 	if (error == 0)
 		error = ptrace(PT_SETDBREGS, pid, (u64)&regs, 0);
+	if (error == 0)
+		error = ptrace(PT_SETFSBASE, pid, (u64)&fsbase, 0);
+	if (error == 0)
+		error = ptrace(PT_SETGSBASE, pid, (u64)&gsbase, 0);
 	if (error < 0) {
 		call(SYS_kill, pid, SIGKILL);
-		return (fail("the sentinel's CPU or debug registers", error));
+		return (fail("the sentinel's CPU, debug registers or bases", error));
 	}
 	ptrace(PT_CONTINUE, pid, 1, 0);
 	put_number("address", (u64)&shared->variable, 1);
@@ -312,15 +370,18 @@ sentinel(int argc, char **argv)
 	}
 done:
 	error = ptrace(PT_GETDBREGS, pid, (u64)&regs, 0);
+	if (error == 0)
+		error = get_bases(pid, &fsbase, &gsbase);
 	call(SYS_kill, pid, SIGKILL);
 	if (error < 0)
-		return (fail("the sentinel's debug registers", error));
+		return (fail("the sentinel's debug registers or bases", error));
 	/* Stopped behind a touch that had hit, but before it was counted: the touch was made. */
 	put_number("touches", shared->touching && shared->variable > shared->touches ? shared->variable : shared->touches, 0);
 	put_number(" hits", hits, 0);
 	put_number(" foreign", foreign, 0);
 	put(1, " ");
 	show(&regs);
+	show_bases(fsbase, gsbase);
 	return (0);
 }
 
@@ -331,6 +392,8 @@ run(int argc, char **argv)
 {
 	if (argc >= 2 && same(argv[1], "dbregs"))
 		return (dbregs(argc, argv));
+	if (argc >= 2 && same(argv[1], "bases"))
+		return (bases(argc, argv));
 	if (argc >= 2 && same(argv[1], "sentinel"))
 		return (sentinel(argc, argv));
 	return (usage());

@@ -9,6 +9,11 @@
 #define STATUS_ABORT		134	/* SIGABRT, as a shell reports it */
 #define STATUS_KILL		137
 
+/* Where the threads' thread-local storage would be, each with its own; the GS base of user mode stays 0, as FreeBSD's. */
+#define TLS			0x800a00000ull
+#define TLS_PROCESS		0x100000ull
+#define TLS_THREAD		0x1000ull
+
 static struct bhyve processes[VM_MAX];
 
 void
@@ -175,8 +180,10 @@ vcpu_loop(struct bhyve *bhyve, struct vcpu *vcpu)
 {
 	int error, status = 0;
 
+	user_return();
 	do {
 		error = vm_run(vcpu);
+		user_return();
 		if (error != 0) {
 			bhyve_error(bhyve, "vm_run error -1, errno %d\n", error);
 			end_all(bhyve, 1);
@@ -262,6 +269,7 @@ make_threads(struct bhyve *bhyve)
 		bhyve->threads[n] = kthread_add(name, bhyve_main, vcpu, 0);
 		if (bhyve->threads[n] == NULL)
 			return (ENOMEM);
+		bhyve->threads[n]->td_pcb.pcb_fsbase = TLS + (uint64_t)(bhyve - processes) * TLS_PROCESS + n * TLS_THREAD;
 	}
 	return (0);
 }

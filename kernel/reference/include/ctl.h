@@ -53,10 +53,12 @@
 #define CTL_WITNESS_STEP	0x53	/* u32 cpu, u32 on -> u64 steps, tf_lost, entries */
 #define CTL_SETDBREGS		0x54	/* name, u32 vcpu, u64 dr0-3, dr6, dr7 */
 #define CTL_GETDBREGS		0x55	/* name, u32 vcpu -> u64 dr0-3, dr6, dr7 */
-#define CTL_SENTINEL_START	0x56	/* u32 id, u32 cpu, u64 dr0-3, dr6, dr7, u32 touches a slice -> u64 address */
-#define CTL_SENTINEL_STOP	0x57	/* u32 id -> u64 touches, hits, foreign, dr0-3, dr6, dr7 */
+#define CTL_SENTINEL_START	0x56	/* u32 id, u32 cpu, u64 dr0-3, dr6, dr7, u32 touches a slice,
+					 * u64 FS base, GS base -> u64 address */
+#define CTL_SENTINEL_STOP	0x57	/* u32 id -> u64 touches, hits, foreign, dr0-3, dr6, dr7, FS and GS base */
 #define CTL_WITNESS_ADDRESS	0x58	/* -> u64 */
 #define CTL_WITNESS_TABLES	0x59	/* u32 cpu -> u64 base and limit of GDTR, of IDTR, LDTR, TR, base and limit of TR */
+#define CTL_GETBASES		0x5a	/* name, u32 vcpu -> u64 FS base, GS base of user mode */
 #define CTL_FBT_LIST		0x60	/* u64 function, u32 size -> i32 offset of the entry probe (-1: none), u32 returns,
 					 * u32 offset[returns] */
 #define CTL_FBT_ENABLE		0x61	/* u32 id (0-15), u64 function, u32 size, u32 what (1 entry, 2 return), and if not

@@ -73,11 +73,13 @@ void	 apic_eoi(void);
 void	 nmi_tick_start(void);		/* kern/nmitick.c */
 
 /* kern/sched.c */
+#define PCB_FULL_IRET	0x01			/* the way back to user mode loads the bases below */
 #define PCB_DBREGS	0x02
 
 struct pcb {
 	uint32_t pcb_flags;
 	uint64_t pcb_dr0, pcb_dr1, pcb_dr2, pcb_dr3, pcb_dr6, pcb_dr7;
+	uint64_t pcb_fsbase, pcb_gsbase;	/* of user mode: where thread-local storage is */
 };
 
 struct thread {
@@ -99,6 +101,8 @@ struct thread {
 
 struct thread *kthread_add(const char *name, void (*function)(void *), void *arg, uint32_t cpumask);
 void	 sched_yield(void);
+void	 update_pcb_bases(struct pcb *pcb);	/* of the current thread: from here on others may load theirs */
+void	 user_return(void);			/* what a thread does as user mode follows */
 /* Yield while polling; the CPU halts until its next tick when all its threads only wait. */
 void	 sched_wait(void);
 bool	 sched_others(void);			/* does a thread but this one do more than poll? */

@@ -166,7 +166,7 @@ ctl_give_pcb(struct args *a, const struct pcb *pcb)
 static int
 sentinel(struct args *a, uint8_t code)
 {
-	uint32_t id = (uint32_t)take(a, 4), cpu;
+	uint32_t id = (uint32_t)take(a, 4), cpu, touches;
 	struct thread final;
 	uint64_t address = 0;
 	struct pcb pcb;
@@ -177,7 +177,12 @@ sentinel(struct args *a, uint8_t code)
 		ctl_take_pcb(a, &pcb);
 		if (a->bad || cpu >= MAXCPU)
 			return (EINVAL);
-		error = sentinel_start(id, (int)cpu, &pcb, (uint32_t)take(a, 4), &address);
+		touches = (uint32_t)take(a, 4);
+		pcb.pcb_fsbase = take(a, 8);
+		pcb.pcb_gsbase = take(a, 8);
+		if (a->bad)
+			return (EINVAL);
+		error = sentinel_start(id, (int)cpu, &pcb, touches, &address);
 		give64(a, address);
 		return (error);
 	}
@@ -187,6 +192,8 @@ sentinel(struct args *a, uint8_t code)
 		give64(a, final.td_hits);
 		give64(a, final.td_foreign);
 		ctl_give_pcb(a, &final.td_pcb);
+		give64(a, final.td_pcb.pcb_fsbase);
+		give64(a, final.td_pcb.pcb_gsbase);
 	}
 	return (error);
 }

@@ -118,7 +118,7 @@ rom_map(struct args *a, struct vm *vm)
 	return (0);
 }
 
-/* PT_SETDBREGS and PT_GETDBREGS on the vCPU thread: the thread is off its CPU while its copy is touched. */
+/* PT_SETDBREGS, PT_GETDBREGS, PT_GETFSBASE and PT_GETGSBASE on the vCPU thread: the thread is off its CPU while its copy is touched. */
 static int
 dbregs(struct args *a, struct vm *vm, uint8_t code)
 {
@@ -135,7 +135,10 @@ dbregs(struct args *a, struct vm *vm, uint8_t code)
 		sched_wait();
 	if (code == CTL_SETDBREGS) {
 		ctl_take_pcb(a, &td->td_pcb);
-		td->td_pcb.pcb_flags = PCB_DBREGS;
+		td->td_pcb.pcb_flags |= PCB_DBREGS;
+	} else if (code == CTL_GETBASES) {
+		give64(a, td->td_pcb.pcb_fsbase);
+		give64(a, td->td_pcb.pcb_gsbase);
 	} else {
 		ctl_give_pcb(a, &td->td_pcb);
 	}
@@ -334,6 +337,7 @@ ctl_vm_request(uint8_t code, struct args *a)
 		return (vcpu_request(code, a, vm));
 	case CTL_SETDBREGS:
 	case CTL_GETDBREGS:
+	case CTL_GETBASES:
 		return (dbregs(a, vm, code));
 	default:
 		return (code >= CTL_GET_REG && code <= CTL_SET_CAP ? register_access(a, vm, code) : EINVAL);

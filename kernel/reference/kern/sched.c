@@ -1,9 +1,12 @@
 /*
  * Threads: a run queue per CPU, round robin, switched only where a thread asks for it. A tick merely marks that the
  * guest on this CPU has had its time. Debug registers follow FreeBSD's cpu_switch(): a thread that has its own
- * (PCB_DBREGS) has them saved and loaded, any other leaves the processor's as they are.
+ * (PCB_DBREGS) has them saved and loaded, any other leaves the processor's as they are. FS and GS base of user mode
+ * follow it too: they are kept when a thread may lose them and loaded where it goes back to user mode (user_return()).
+ * There is no user mode here; what a bhyve process does outside of vm_run(), and a sentinel at its touches, stands for it.
  */
 #include "cpufunc.h"
+#include "defects.h"
 #include "kern.h"
 
 #define THREADS		24
@@ -47,6 +50,29 @@ load_debug_registers(const struct pcb *pcb)
 	load_dr7((rdr7() & DR7_KEPT) | (pcb->pcb_dr7 & ~DR7_KEPT));
 }
 
+/* The kernel's own GS base is live: user mode's waits for SWAPGS in KGSBASE. */
+void
+update_pcb_bases(struct pcb *pcb)
+{
+	if ((pcb->pcb_flags & PCB_FULL_IRET) != 0)
+		return;
+	pcb->pcb_fsbase = rdmsr(MSR_FSBASE);
+	pcb->pcb_gsbase = rdmsr(MSR_KGSBASE);
+	pcb->pcb_flags |= PCB_FULL_IRET;
+}
+
+void
+user_return(void)
+{
+	struct pcb *pcb = &curthread()->td_pcb;
+
+	if ((pcb->pcb_flags & PCB_FULL_IRET) == 0)
+		return;
+	pcb->pcb_flags &= ~(uint32_t)PCB_FULL_IRET;
+	wrmsr(MSR_FSBASE, pcb->pcb_fsbase);
+	wrmsr(MSR_KGSBASE, pcb->pcb_gsbase);
+}
+
 /* Called with sched_mtx held and interrupts off; the next runnable thread of this CPU, or its idle thread. */
 static struct thread *
 choose(int cpu)
@@ -84,6 +110,8 @@ mi_switch(void)
 		return;
 	}
 	save_debug_registers(&old->td_pcb);
+	if (!defect(DEFECT_CORE_SWITCH_KEEPS_BASES))
+		update_pcb_bases(&old->td_pcb);
 	new->td_oncpu = pc->pc_cpuid;
 	pc->pc_curthread = new;
 	/* The lock is handed to the new thread: the old stack is in use until the switch is done. */
@@ -189,6 +217,7 @@ kthread_add(const char *name, void (*function)(void *), void *arg, uint32_t cpum
 	td->td_function = function;
 	td->td_arg = arg;
 	td->td_cpumask = cpumask;
+	td->td_pcb.pcb_flags = PCB_FULL_IRET;
 	stack = (uint64_t *)((uint8_t *)td->td_stack + KSTACK_PAGES * PAGE_SIZE) - 8;
 	stack[6] = (uint64_t)(uintptr_t)thread_trampoline;	/* above six callee-saved registers */
 	td->td_rsp = (uint64_t)(uintptr_t)stack;

@@ -102,6 +102,7 @@ sentinel_main(void *arg)
 	struct thread *td = curthread();
 
 	while (!s->stop) {
+		user_return();
 		for (uint32_t n = 0; n < s->per_slice; n++) {
 			s->variable = n;
 			td->td_touches++;
@@ -109,6 +110,7 @@ sentinel_main(void *arg)
 		sched_yield();
 	}
 	/* What the hardware holds at the end, as a switch away would have stored it. */
+	update_pcb_bases(&td->td_pcb);
 	s->final = td->td_pcb;
 	s->final.pcb_dr0 = rdr0();
 	s->final.pcb_dr1 = rdr1();
@@ -117,7 +119,7 @@ sentinel_main(void *arg)
 	s->final.pcb_dr6 = rdr6();
 	s->final.pcb_dr7 = rdr7();
 	/* Thread exit clears the registers, as reset_dbregs() does. */
-	td->td_pcb.pcb_flags = 0;
+	td->td_pcb.pcb_flags &= ~(uint32_t)PCB_DBREGS;
 	load_dr7(DR7_RESET_VALUE);
 	load_dr0(0);
 	load_dr1(0);
@@ -127,7 +129,7 @@ sentinel_main(void *arg)
 }
 
 /*
- * Starts a thread on `cpu` whose DR0-3, 6, 7 are those of `pcb`. A DR0 of all ones stands for the address of the
+ * Starts a thread on `cpu` whose DR0-3, 6, 7 and bases are those of `pcb`. A DR0 of all ones stands for the address of the
  * thread's own variable, which is returned.
  */
 int
@@ -147,7 +149,7 @@ sentinel_start(uint32_t id, int cpu, const struct pcb *pcb, uint32_t per_slice, 
 		s->used = true;
 		sentinel_ids[n] = id;
 		s->td->td_pcb = *pcb;
-		s->td->td_pcb.pcb_flags = PCB_DBREGS;
+		s->td->td_pcb.pcb_flags = PCB_DBREGS | PCB_FULL_IRET;
 		if (pcb->pcb_dr0 == ~0ull)
 			s->td->td_pcb.pcb_dr0 = *address;
 		if ((pcb->pcb_dr7 & 3) != 0)

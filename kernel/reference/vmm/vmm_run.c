@@ -1,5 +1,6 @@
 /* Running a vCPU: the loop around the backend, exits that need no vendor, events on their way into the guest. */
 #include "cpufunc.h"
+#include "defects.h"
 #include "vm.h"
 #include "vmm_internal.h"
 
@@ -255,6 +256,8 @@ vm_run(struct vcpu *vcpu)
 		}
 		pc = curpcpu();
 		vcpu->hostcpu = pc->pc_cpuid;
+		if (!defect(DEFECT_CORE_VMRUN_KEEPS_BASES))
+			update_pcb_bases(&curthread()->td_pcb);
 		restore_guest_fpustate(vcpu);
 		pc->pc_guest_since = rdtsc();
 		pc->pc_in_guest = 1;
