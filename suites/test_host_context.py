@@ -351,6 +351,7 @@ def test_the_saved_host_registers_are_the_planted_ones(subject: Subject, cpu: in
     expect_debug_registers(
         result.snapshot(after), DISTINCT, dr6=DR6_INACTIVE | DR6_BS | 5, dr7=DR7_RESET | 0x300
     )
+    expect_nothing_wrong(seen)
     expect_equal("entries", sum(seen.saved.values()), seen.entries, error=ProbeMismatch)
     for saved in seen.saved:
         for name in ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7"):

@@ -188,6 +188,9 @@ def test_changed_segments_are_marked(subject: Subject, segment: str, what: str) 
     if segment != "fs":
         expect_marked_once(seen, SEG)
     else:
+        # The control: entries with the bit set were seen, so that none without it means something.
+        set_bits = sum(times for bits, times in seen.clean.items() if bits >> SEG & 1)
+        expect_that("entries with clean bit 8", set_bits > 0, "some", str(set_bits), ref=REF, error=ProbeMismatch)
         expect_equal("entries without clean bit 8", seen.without(SEG), 0, ref=REF, error=ProbeMismatch)
 
 
@@ -300,6 +303,9 @@ def test_groups_that_nobody_tracks_are_never_clean(subject: Subject) -> None:
     program.exit("cpuid", 20)
     with subject.host.tunable(TUNABLE, 0xFFFF_FFFF), subject.host.observe() as seen:
         subject.run(program, pin=0)
+    # The control: groups that are tracked were clean at some entry under this very setting.
+    tracked = seen.clean.get(SUPPORTED, 0)
+    expect_that(f"entries with {SUPPORTED:#x}", tracked > 0, "some", str(tracked), ref=REF, error=ProbeMismatch)
     for bit in (LBR, AVIC):
         expect_equal(f"entries without clean bit {bit}", seen.without(bit), seen.entries, ref=REF, error=ProbeMismatch)
     expect_subset(seen, SUPPORTED)

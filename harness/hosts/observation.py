@@ -82,6 +82,9 @@ def fill(observation: Observation, text: str) -> None:
         except (ValueError, IndexError):
             raise UnexpectedAnswer(f"The D program printed a line that means nothing: {line!r}.") from None
     _end_stack(observation, stack)
+    if observation.entries and not observation.wrong:
+        # At each entry a program notes what it looked at, with 0 for what it did not find: silence is not "nothing".
+        raise UnexpectedAnswer(f"The D program did not say what it looked at: {text[-200:]!r}.")
 
 
 def _end_stack(observation: Observation, stack: tuple[str, int, list[str]] | None) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, Culprit, HostPanic, NotStarted, ProductFailure, VmmcheckError
 from harness.redaction import clean
 from harness.verdicts import Verdict
+
+#: Where an assertion that fails is a defect of this repository or of what it uses, never an answer.
+_HARNESS = Path(__file__).resolve().parents[1]
+_PYTHON = Path(os.__file__).resolve().parent
+_LIBRARIES = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,17 @@ class Cell:
         }
 
 
+def _is_ours(error: BaseException) -> bool:
+    """Whether an assertion was made by the harness or a library below it: it says nothing about the product."""
+    frame = error.__traceback__
+    if frame is None:
+        return False
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    file = Path(frame.tb_frame.f_code.co_filename)
+    return file.is_relative_to(_HARNESS) or not _LIBRARIES.isdisjoint(file.parts) or file.is_relative_to(_PYTHON)
+
+
 def outcome_of(error: BaseException) -> Outcome:
     """The raw outcome of an exception that ended an item."""
     if isinstance(error, HostPanic):
@@ -118,14 +136,14 @@ def outcome_of(error: BaseException) -> Outcome:
         verdict = Verdict.NOT_RUN
     elif isinstance(error, VmmcheckError):
         verdict = Verdict.INFRA if error.culprit is Culprit.LAB or isinstance(error, ConfigError) else Verdict.ERROR
-    elif isinstance(error, AssertionError):
+    elif isinstance(error, AssertionError) and not _is_ours(error):
         return Outcome(Verdict.FAIL, "PRODUCT-ASSERTION", str(error) or "An assertion of the case is false.")
     else:
         return Outcome(
             Verdict.ERROR,
             "TEST-DEFECT",
             f"{type(error).__name__}: {error}",
-            "Fix the case: an exception that is no verdict escaped from it.",
+            "Fix the case, or the harness below it: an exception that is no verdict escaped.",
         )
     return Outcome(verdict, error.code, error.message, error.help)
 

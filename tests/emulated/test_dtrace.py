@@ -13,6 +13,7 @@ from harness.emulated.__main__ import build_host
 from harness.emulated.host import EmulatedHost
 from harness.emulated.shell import Context
 from harness.emulated.streams import Collect, Pipe
+from harness.errors import UnexpectedAnswer
 from harness.guest import EndMethod, Program, Rom
 from harness.hosts.observation import Observation, fill
 from harness.hosts.tracing import complaints_of, parse_rows
@@ -186,6 +187,8 @@ def test_output_that_is_not_whole_is_no_observation() -> None:
         fill(Observation(), "armed\nentries 3\n")
     with pytest.raises(Exception, match="means nothing"):
         fill(Observation(), "armed\nnonsense 3\ncomplete\n")
+    with pytest.raises(UnexpectedAnswer, match="what it looked at"):
+        fill(Observation(), "armed\nentries 3\nreturns 3\ncomplete\n")
 
 
 def test_lost_records_and_errors_are_complaints() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from harness import verdicts
 from harness.errors import HostPanic, KernelMessage, NotStarted, RegisterMismatch, SshLost, TestDefect
 from harness.results import CellPlan, CellRecorder, Outcome, judge, outcome_of
 from harness.results.evidence import verify_manifest
@@ -42,6 +44,19 @@ def verdict_of(error: Exception | None, *expected: tuple[str, str, str]) -> Verd
 )
 def test_the_place_of_origin_decides(error: Exception, verdict: Verdict) -> None:
     assert verdict_of(error) is verdict
+
+
+def test_an_assertion_of_the_harness_or_a_library_is_no_answer() -> None:
+    """Only an assertion that a case itself makes is about the product."""
+    with pytest.raises(AssertionError) as made_here:
+        assert plan().expected, "nothing is expected"
+    assert outcome_of(made_here.value).verdict is Verdict.FAIL
+    with pytest.raises(AssertionError) as in_a_library:
+        Mock().assert_called()
+    assert outcome_of(in_a_library.value).verdict is Verdict.ERROR
+    with pytest.raises(AssertionError) as in_the_harness:
+        exec(compile("assert not 'an inner rule that was broken'", str(verdicts.__file__), "exec"))
+    assert outcome_of(in_the_harness.value).verdict is Verdict.ERROR
 
 
 def test_an_expected_failure_must_carry_its_code() -> None:
