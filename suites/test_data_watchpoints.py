@@ -527,6 +527,39 @@ def test_a_watch_survives_another_address_space(subject: Subject, exit_kind: str
 
 
 @case(
+    "DAT-14",
+    rule="A watch is by linear address: what a device's model puts into the frame does not fire",
+    requirement=("S1.1",),
+    refs=("SDM3 17.2.1",),
+    priority=2,
+    needs=("bhyve",),
+)
+@axis("register", REGISTERS, prefix="dr")
+def test_a_write_past_the_processor_does_not_fire(subject: Subject, register: int) -> None:
+    """Devices of bhyve are its process: their DMA is a write to the guest's memory from outside, as this one is."""
+    program = Program("written from outside")
+    watched = program.watched(value=OLD)
+    program.arm(dr=register, address=watched, type="readwrite", length=8)
+    program.sync(1)
+    # No access by the guest comes between the host's write and this.
+    untouched = program.note(1)
+    load = program.load(watched)
+    program.disarm()
+    content = program.peek(watched)
+    with subject.start(program) as guest:
+        guest.wait_phase(1)
+        guest.write_memory(watched, NEW.to_bytes(8, "little"))
+        guest.go()
+        result = guest.finish()
+    on_load = result.exceptions_of(load)
+    expect_equal("debug exceptions in all", len(result.debug_exceptions), len(on_load), ref="SDM3 17.2.1")
+    expect_that("the guest went on", bool(result.of(untouched)), "a note", f"{len(result.of(untouched))} notes")
+    expect_exceptions("the guest's own load (control)", on_load, "#DB", ref="SDM3 17.2.1")
+    expect_trap(on_load[0], dr=register)
+    expect_equal("memory holds what the host wrote", result.value(content), NEW)
+
+
+@case(
     "DAT-15",
     rule="A watched access to memory that the hypervisor emulates fires after the instruction",
     requirement=("S1.1",),

@@ -154,6 +154,30 @@ def test_repeated_port_accesses(subject: Subject, instruction: str) -> None:
 
 @case(
     "IOB-04",
+    rule="REP INS and REP OUTS on a port beside a watched one run to their end in silence, each byte at its place",
+    refs=("SDM3 17.3.1.2",),
+    priority=3,
+    needs=("string-io",),
+)
+@axis("instruction", ("rep_outsb", "rep_insb"))
+def test_repeated_accesses_beside_a_watched_port(subject: Subject, instruction: str) -> None:
+    count = 4
+    program = Program(f"{instruction} beside a watched port")
+    memory = program.watched(64)
+    before = 0x0807_0605_0403_0201
+    program.poke(memory, 8, before)
+    watch_port(program, UNUSED + 4)
+    repeated = program.execute(instruction, UNUSED, memory, count)
+    content = program.peek(memory)
+    result = subject.run(program)
+    expect_silence(instruction, result.exceptions_of(repeated), ref="SDM3 17.3.1.2")
+    # Nobody drives the bus at that port: it reads as ones.
+    read = {"rep_outsb": before, "rep_insb": before | 0xFFFF_FFFF}[instruction]
+    expect_equal("memory afterwards", f"{result.value(content):#x}", f"{read:#x}")
+
+
+@case(
+    "IOB-04",
     rule="RF is set in the image of a report between two iterations of REP OUTS",
     requirement="S1.1",
     refs=("SDM3 17.3.1.1",),

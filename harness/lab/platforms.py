@@ -13,8 +13,9 @@ PROGRAM = frozenset({"sentinel", "dbregs", "user-bases"})
 #: What dtrace with the D programs of kernel/dtrace shows (``observe``), and a module that may be loaded again with
 #: other tunables (``tunables``).
 PROBES = frozenset({"observe", "tunables"})
-#: What a guest may do anywhere but in one place or the other: string I/O and, on Intel, hardware task switches (the
-#: reference hypervisor emulates neither), virtual-8086 code (Bochs panics on it under SVM).
+#: What a guest may do anywhere but in one place or the other: string I/O (the reference hypervisor needs what only VT-x
+#: tells about it, as Bochs' SVM has no decode assists), hardware task switches (it emulates none on Intel),
+#: virtual-8086 code (Bochs panics on it under SVM).
 #: ``trap-at-exit``: a debug trap that is pending when an instruction exits stays the guest's.
 GUEST = frozenset({"string-io", "vm86", "task-switch", "trap-at-exit"})
 #: ``trace-exceptions``: hw.vmm.trace_guest_exceptions intercepts what guests raise. The reference hypervisor reads it
@@ -45,7 +46,8 @@ def platform_of(alias: str, host: Host) -> Platform:
         return Platform(alias, "bare", host.vendor, f"bare Bochs {model}", True, GUEST | {"bare", "smp"})
     if isinstance(host, EmulatedHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
-        guest = {"intel": {"vm86", "debug-stub"} | TRACED, "amd": {"task-switch"} | STUB["intel"]}[host.vendor]
+        own = {"intel": {"vm86", "debug-stub", "string-io"} | TRACED, "amd": {"task-switch"} | STUB["intel"]}
+        guest = own[host.vendor]
         return Platform(alias, "emulated", host.vendor, heading, True, EMULATED | guest, host.ncpu)
     offered = FREEBSD if host.ncpu > 1 else FREEBSD - {"migration"}
     if host.witness or host.witness_file:

@@ -96,6 +96,7 @@ handle(struct bhyve *bhyve, struct vcpu *vcpu, int *status)
 
 	switch (vme->exitcode) {
 	case VM_EXITCODE_INOUT:
+	case VM_EXITCODE_INOUT_STR:
 		switch (bhyve_inout(bhyve, vcpu, status)) {
 		case INOUT_OK:
 			return (true);

@@ -113,6 +113,8 @@ int	 vm_emulate_instruction(struct vcpu *vcpu, bool *retu);
 /* vmm/vmm_ioport.c: ports handled in the kernel; false for the others. */
 bool	 vm_handle_inout(struct vcpu *vcpu);
 void	 vm_inout_result(struct vcpu *vcpu, uint32_t value);
+/* A byte of the guest's memory by its address in long mode, or NULL (vmm_step.c). */
+uint8_t	*vm_guest_byte(struct vcpu *vcpu, uint64_t gla, bool write);
 
 /* bhyve/bhyverun.c */
 int	 bhyve_start(struct vm *vm, uint32_t ncpu, uint32_t flags, const int32_t *pins);

@@ -74,6 +74,15 @@ vm_step_begin(struct vcpu *vcpu)
 	return (0);
 }
 
+uint8_t *
+vm_guest_byte(struct vcpu *vcpu, uint64_t gla, bool write)
+{
+	struct vm_guest_paging paging;
+
+	paging_info(vcpu, &paging);
+	return (paging.paging_mode == PAGING_MODE_64 ? vm_linear_byte(vcpu, &paging, gla, write) : NULL);
+}
+
 static void
 hide_pushed(struct vcpu *vcpu)
 {
