@@ -40,6 +40,14 @@ class Console:
         with self._log.open("ab") as out:
             out.write(data)
 
+    def settle(self, seconds: float, deadline: Deadline) -> None:
+        """Wait until nothing came for ``seconds``: a shell that starts throws away what was typed before it listens."""
+        while not (self.closed or deadline.expired()):
+            before = len(self._pending)
+            self.poll(seconds)
+            if len(self._pending) == before:
+                return
+
     def send(self, text: str) -> None:
         """Send ``text`` as it is; a line ends with a carriage return, as a terminal's does."""
         os.write(self._write, text.encode())

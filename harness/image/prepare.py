@@ -111,6 +111,7 @@ def _reach_shell(machine: QemuMachine, tell: Callable[[str], None], patience: fl
             help="Take an image as FreeBSD publishes it, whose root has no password and whose console is secure.",
         )
     if seen == "single":
+        console.settle(1.0, Deadline.after(30 * patience))
         console.send("/bin/sh\r")
         console.expect({"shell": rb"# "}, Deadline.after(120 * patience), "No shell in single-user mode")
     else:
@@ -124,12 +125,16 @@ def _reach_shell(machine: QemuMachine, tell: Callable[[str], None], patience: fl
                 "root has a password on this image: nobody can log in on its console without it.",
                 help="Take an image as FreeBSD publishes it.",
             )
+    console.settle(3.0, Deadline.after(60 * patience))
+    if seen == "login":
+        # root's shell may be csh.
+        console.send("exec /bin/sh\r")
+        console.settle(3.0, Deadline.after(60 * patience))
     # No prompt, no echo, no editing of lines: what comes is what commands print.
-    console.send("exec /bin/sh\r")
-    console.poll(1.0)
     status, _ = console.run("set +o emacs +o vi 2>/dev/null; PS1=; PS2=; stty -echo; export TERM=dumb", 60 * patience)
     if status != 0:
-        raise EmulatorFailed(f"The shell on the console does not answer in order: {console.last_words()!r}.")
+        said = console.last_words()
+        raise EmulatorFailed(f"The shell on the console does not answer in order: {said!r}.", help=_HELP)
     if seen == "single":
         for command in ("fsck -p / || fsck -y /", "mount -u -o rw /", "mount -a -t ufs || true"):
             _do(machine, command, 300 * patience)

@@ -93,6 +93,16 @@ def qemu_command(entry: QemuHost, disk: Path, folder: Path, port: int, serial: P
     ]  # fmt: skip
 
 
+def nested_problem(vendor: str, cpuinfo: str) -> str:
+    """Why a guest of KVM could not run bhyve here, by ``/proc/cpuinfo``; empty: nothing is in its way.
+
+    A KVM alone does not say so: there are ones that offer no virtualisation extension to anybody.
+    """
+    extension = {"intel": "vmx", "amd": "svm"}[vendor]
+    flags = next((line.split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
+    return "" if extension in flags else f"this processor shows no {extension.upper()} here"
+
+
 def _magic(image: Path) -> bytes:
     with image.open("rb") as stream:
         return stream.read(4)
@@ -114,6 +124,13 @@ class QemuBehind:
                 "There is no KVM here that this user may use (/dev/kvm), which a host of kind 'qemu' needs.",
                 help="Load kvm_intel or kvm_amd with nested=1 and join the group 'kvm', or use kind 'bochs'.",
             )
+        if self._entry.accel == "kvm":
+            problem = nested_problem(self._entry.vendor, Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+            if problem:
+                raise ToolMissing(
+                    f"A host of kind 'qemu' cannot run bhyve on this machine: {problem}.",
+                    help="Take a machine of that vendor with nested virtualisation, or use kind 'bochs'.",
+                )
         overlay = self._folder / "disk.qcow2"
         if not overlay.exists():
             format = "qcow2" if _magic(self._image) == b"QFI\xfb" else "raw"

@@ -16,7 +16,7 @@ from harness.lab import Launcher, platform_of
 from harness.lab.power import PowerFailed, SimulatedPower
 from harness.lab.reach import reach_of
 from harness.timing import Deadline, wait_until
-from harness.virtual.machines import qemu_command
+from harness.virtual.machines import nested_problem, qemu_command
 
 KEY = "SHA256:" + "A" * 43
 #: Sets COM1's divisor and sends "UP" and a newline, then halts for good.
@@ -122,3 +122,10 @@ def test_qemu_is_closed_to_the_world(tmp_path: Path) -> None:
 def test_missing_firmware_is_named_with_its_package(tmp_path: Path) -> None:
     with pytest.raises(ToolMissing, match="BIOS-bochs-latest"):
         firmware((tmp_path,))
+
+
+def test_a_kvm_without_the_extension_inside_is_told_by_the_processors_flags() -> None:
+    info = "processor\t: 0\nmodel name\t: some EPYC\nflags\t\t: fpu {} hypervisor\nbogomips\t: 1\n"
+    assert nested_problem("amd", info.format("svm")) == ""
+    assert nested_problem("intel", info.format("svm")) == "this processor shows no VMX here"
+    assert nested_problem("amd", info.format("lahf_lm")) == "this processor shows no SVM here"
