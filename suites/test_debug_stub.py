@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from harness.cases import axis, case
 from harness.expect import expect_equal, expect_exceptions, expect_fault, expect_register, expect_that, expect_trap
 from harness.guest import Program
 from harness.guest.registers import DR6_INACTIVE, RFLAGS_TF
-from harness.subjects import Subject
+from harness.subjects import Debugger, RunningGuest, Subject
 from suites.guestlib import expect_debug_registers, expect_steps
 from suites.vocabulary import DISTINCT
 
-#: FreeBSD's names of the statistics that count what a stub needs.
 #: How often an INT3 is met, so that its exits stand out from those of NMIs.
 ROUNDS = 100
+#: FreeBSD's names of the statistics that count what a stub needs.
 INTERCEPTED, STEPPED = "number of vm exits due to exceptions", "number of monitor trap exits"
 #: What an earlier event left in DR6.
 STALE = 0x5
 #: The local APIC's timer: so many counts are over long before a debugger has asked for a step.
 TIMER_COUNT = 20_000
+
+
+@contextmanager
+def stopped_at(guest: RunningGuest, place: int) -> Iterator[Debugger]:
+    """A debugger whose breakpoint the guest ran into behind its phase 1; the breakpoint is out again."""
+    guest.wait_phase(1)
+    with guest.debugger() as debugger:
+        debugger.set_breakpoint(place)
+        debugger.resume()
+        guest.go()
+        expect_register("rip where the debugger got it", debugger.wait_stop(), place)
+        debugger.clear_breakpoint(place)
+        yield debugger
 
 
 @case(
@@ -86,15 +102,9 @@ def test_each_int3_goes_to_its_owner(subject: Subject, cpl: int) -> None:
     after = program.snapshot()
     program.sync(2)
     with subject.start(program, debug_stub=True) as guest:
-        guest.wait_phase(1)
-        with guest.debugger() as debugger:
-            debugger.set_breakpoint(place + 2)
-            debugger.resume()
-            guest.go()
-            # It comes behind the guest's own INT3.
-            expect_register("rip where the debugger got it", debugger.wait_stop(), place + 2)
+        # It comes behind the guest's own INT3.
+        with stopped_at(guest, place + 2) as debugger:
             expect_register("dr6 at the breakpoint", guest.registers("dr6")["dr6"], DR6_INACTIVE | STALE, mask=0xF00F)
-            debugger.clear_breakpoint(place + 2)
             debugger.resume()
             guest.wait_phase(2)
         guest.go()
@@ -123,13 +133,7 @@ def test_steps_of_a_debugger_do_not_show_in_images(subject: Subject, image: str)
     program.sync(1)
     taken = program.execute("call", place, user=image == "syscall", result=True)
     with subject.start(program, debug_stub=True) as guest:
-        guest.wait_phase(1)
-        with guest.debugger() as debugger:
-            debugger.set_breakpoint(place)
-            debugger.resume()
-            guest.go()
-            expect_register("rip at the breakpoint", debugger.wait_stop(), place)
-            debugger.clear_breakpoint(place)
+        with stopped_at(guest, place) as debugger:
             places = [debugger.step() for _ in range({"pushf": 2, "iret": 12, "syscall": 6}[image])]
             expect_that("each step went on", len(set(places)) == len(places), "as many places", str(places))
         result = guest.finish()
@@ -153,14 +157,8 @@ def test_steps_under_timer_load_land_on_the_next_instruction(subject: Subject) -
     stepped = program.execute("call", place)
     program.execute("timer", 0)
     with subject.start(program, debug_stub=True) as guest:
-        guest.wait_phase(1)
-        with guest.debugger() as debugger:
-            # Behind STI and the instruction in its shadow.
-            debugger.set_breakpoint(place + 2)
-            debugger.resume()
-            guest.go()
-            expect_register("rip at the breakpoint", debugger.wait_stop(), place + 2)
-            debugger.clear_breakpoint(place + 2)
+        # Behind STI and the instruction in its shadow.
+        with stopped_at(guest, place + 2) as debugger:
             for n in range(3, 9):
                 expect_register(f"rip of step {n - 2}", debugger.step(), place + n)
         result = guest.finish()

@@ -106,7 +106,7 @@ def cells_of(run: Path) -> Cells:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with suites of its own and one run of them on an emulated AMD host."""
     folder = tmp_path_factory.mktemp("evidence")
-    suite = (ROOT / "suites" / "test_data_watchpoints.py").read_text(encoding="utf-8")
+    suite = (ROOT / "suites" / "test_watched_accesses.py").read_text(encoding="utf-8")
     assert suite.count(RIGHT) == 1
     (folder / "test_right_dr6.py").write_text(suite, encoding="utf-8")
     (folder / "test_wrong_dr6.py").write_text(suite.replace(RIGHT, RIGHT.replace("0xF,", "0x7,")), encoding="utf-8")
