@@ -176,6 +176,13 @@ class KernelPrograms:
                 context.err(f"sysctl: {name}={value}: {error}\n")
                 status = 1
                 continue
+            except PermissionError:
+                context.err(
+                    f"sysctl: oid '{name}' is a read only tunable\n"
+                    "sysctl: Tunable values are set in /boot/loader.conf\n"
+                )
+                status = 1
+                continue
             if name == "kern.boot_id":
                 # An opaque value, which sysctl(8) shows only when asked to.
                 if "x" not in flags:
@@ -210,7 +217,7 @@ class KernelPrograms:
     def _set(self, name: str, value: str) -> None:
         if not name.startswith("debug.vmmcheck."):
             self._get(name)
-            raise ValueError("Operation not permitted")
+            raise PermissionError(name)
         self._need_witness()
         what = name.removeprefix("debug.vmmcheck.")
         values = parse_registers(value)
