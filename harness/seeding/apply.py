@@ -91,7 +91,7 @@ def _edit(text: str, change: Change, defect: SourceDefect) -> str:
         raise ConfigError(
             f"'{defect.id}' does not fit these sources: {change.file}, {place}: the pattern"
             f" '{change.pattern.pattern}' is there {found} times, {change.count} was expected.",
-            help="It was made for 12.1 to 14; add the layout of these sources to kernel/freebsd/defects.toml.",
+            help="It was made for 12.1 to 13.2; add the layout of these sources to kernel/freebsd/defects.toml.",
         )
     if "{match}" in change.replacement:
 
@@ -121,5 +121,5 @@ def _place(text: str, change: Change, defect: SourceDefect) -> tuple[int, int, s
                 return match.start(), match.end(), name
     raise ConfigError(
         f"'{defect.id}' does not fit these sources: {change.file} has none of {', '.join(change.within)}.",
-        help="It was made for 12.1 to 14; add the layout of these sources to kernel/freebsd/defects.toml.",
+        help="It was made for 12.1 to 13.2; add the layout of these sources to kernel/freebsd/defects.toml.",
     )

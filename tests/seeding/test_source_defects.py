@@ -16,7 +16,7 @@ VMM_C = """\
 SYSCTL_NODE(_hw, OID_AUTO, vmm, CTLFLAG_RW, NULL,
     NULL);
 """
-#: Shapes only: what the edits look for, in functions of the names that 12.1, 13.2 and 14 give them.
+#: Shapes only: what the edits look for, in functions of the names that 12.1 and 13.2 give them.
 SVM_C = """\
 static __inline void
 svm_dr_leave_guest(struct svm_regctx *gctx)
@@ -39,15 +39,13 @@ static int
 }}
 """
 LAYOUTS = {
+    # Arguments that go over two lines.
     "12.1": SVM_C.format(
-        run="svm_vmrun", arguments="void *arg, int vcpu", dirty="svm_set_dirty(svm_sc, vcpu, 0xffffffff);"
+        run="svm_vmrun", arguments="void *arg,\n    int vcpu", dirty="svm_set_dirty(svm_sc, vcpu, 0xffffffff);"
     ),
+    # One structure for each vCPU.
     "13.2": SVM_C.format(
-        run="svm_run", arguments="void *arg, int vcpu", dirty="svm_set_dirty(svm_sc, vcpu, 0xffffffff);"
-    ),
-    # One structure for each vCPU, and a list of arguments that goes over two lines.
-    "14": SVM_C.format(
-        run="svm_run", arguments="void *vcpui,\n    pmap_t pmap", dirty="svm_set_dirty(vcpu, 0xffffffff);"
+        run="svm_run", arguments="void *vcpui", dirty="svm_set_dirty(vcpu, 0xffffffff);"
     ),
 }
 
