@@ -98,8 +98,10 @@ vcpu_reset(struct vcpu *vcpu)
 	}
 	error |= vm_set_desc(vcpu, VM_REG_GUEST_GDTR, &table);
 	error |= vm_set_desc(vcpu, VM_REG_GUEST_IDTR, &table);
-	error |= vm_set_register(vcpu, VM_REG_GUEST_DR6, DR6_RESET_VALUE);
-	error |= vm_set_register(vcpu, VM_REG_GUEST_DR7, DR7_RESET_VALUE);
+	error |= vm_set_register(vcpu, VM_REG_GUEST_DR6,
+	    defect(DEFECT_CORE_RESET_DR6_SET) ? 0xffffffff : DR6_RESET_VALUE);
+	error |= vm_set_register(vcpu, VM_REG_GUEST_DR7,
+	    DR7_RESET_VALUE | (defect(DEFECT_CORE_RESET_DR7_EXACT) ? 0x300 : 0));	/* LE and GE */
 	error |= vm_set_register(vcpu, VM_REG_GUEST_INTR_SHADOW, 0);
 	return (error);
 }

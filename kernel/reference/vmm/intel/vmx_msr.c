@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include "cpufunc.h"
+#include "defects.h"
 #include "vmx_internal.h"
 
 #define	MSR_IA32_MISC_ENABLE	0x1a0
@@ -152,6 +153,8 @@ vmx_wrmsr(struct vmx_vcpu *vcpu, uint32_t num, uint64_t val)
 		vcpu->guest_msrs[IDX_MSR_TSC_AUX] = val;
 		wrmsr(MSR_TSC_AUX, val);
 		return (0);
+	case MSR_DEBUGCTLMSR:
+		return (defect(DEFECT_VMX_WRMSR_DEBUGCTL_IGNORED) ? 0 : EINVAL);
 	default:
 		return (EINVAL);
 	}
