@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,14 @@ def load_gaps(folder: Path = SUITES) -> tuple[Gap, ...]:
     path = folder / GAPS
     gaps: list[Gap] = []
     mistakes: list[str] = []
-    for table in _read(path).get("gap", []):
+    data = _read(path)
+    # A heading that is misspelled would take every prediction with it, without a word.
+    mistakes += [f"the unknown heading '{name}', only [[gap]] is known" for name in data if name != "gap"]
+    tables = data.get("gap", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        mistakes.append("'gap' is no list of tables: each begins with [[gap]]")
+        tables = []
+    for table in tables:
         id = str(table.get("id", "an entry without id"))
         wrong = [f"{id} {what}" for what in _wrong_gap(table, {gap.id for gap in gaps})]
         mistakes += wrong
@@ -190,7 +197,7 @@ def _wrong_form(table: Mapping[str, Any], types: Mapping[str, type], needed: Ite
     for key, value in table.items():
         if key not in types:
             yield f"has the unknown key '{key}'"
-        elif not isinstance(value, types[key]):
+        elif not isinstance(value, types[key]) or isinstance(value, datetime):
             yield f"has a '{key}' that is no {types[key].__name__}"
 
 
@@ -231,6 +238,9 @@ def _wrong_gap(table: Mapping[str, Any], known: set[str]) -> Iterator[str]:
     yield from _outside("vendors", table["vendors"], VENDORS)
     codes = {error.code for error in all_errors() if issubclass(error, ProductFailure)}
     for where in table["shows"]:
+        if not isinstance(where, dict):
+            yield "has a 'shows' that is no list of tables: each begins with [[gap.shows]]"
+            continue
         form = list(_wrong_form(where, _SHOWS_TYPES, _SHOWS_NEEDED))
         yield from form
         if form:

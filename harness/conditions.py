@@ -19,7 +19,7 @@ _NUMBERS = {
 }  # fmt: skip
 #: Facts that conditions are about.
 DECISIVE = ("release", "vmm", *_NUMBERS.values())
-_NUMBER = r"0[xX][0-9a-fA-F]+|\d+"
+_NUMBER = r"0[xX][0-9a-fA-F]+|0|[1-9]\d*"
 _TERM = re.compile(rf"(?P<low>{_NUMBER})?(?P<to>\.\.)?(?P<high>{_NUMBER})?")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import date, timedelta
@@ -199,3 +200,20 @@ def test_skipped(subject):
     data = json.loads(results.read_text(encoding="utf-8"))
     assert data["skips"] == {"one": {"skipped": 1, "planned": 2, "allowed_percent": 0, "over": True}}
     assert data["exit_code"] == 10
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("[[gap]]", "[[gaps]]"), "unknown heading 'gaps'"),
+        (("[[gap]]", "[gap]"), "'gap' is no list of tables"),
+        (("review = 2999-01-01", "review = 2999-01-01T12:00:00"), "'review' that is no date"),
+        (('family = "6"', 'family = "06"'), "range '06' for 'family'"),
+    ],
+)
+def test_a_mistake_never_takes_predictions_away_in_silence(tmp_path: Path, wrong: tuple[str, str], said: str) -> None:
+    text = GAP.format(when='{ family = "6" }', review="2999-01-01")
+    (tmp_path / "gaps.toml").write_text(text.replace(*wrong).replace(
+        "[[gap.shows]]", "[[gaps.shows]]" if wrong[1] == "[[gaps]]" else "[[gap.shows]]"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_gaps(tmp_path)
