@@ -12,7 +12,7 @@
 #define RESET_STATE         0x00000600  /* what the registers held at the first instruction of the boot processor */
 #define AP_STATE            0x00000640  /* the same for the processor that was started last */
 #define MAILBOX             0x00000800  /* a word that the host writes to let a silent `sync` go on */
-#define RECORDS_LENGTH      0x00000820  /* 16 bytes: how many blocks of 16 bytes of RECORDS count, decimal, then newlines */
+#define RECORDS_LENGTH      0x00000820  /* 16 bytes: in how many blocks of RECORDS_BLOCK the records are, decimal, then newlines */
 #define LEGACY              0x00001000  /* arguments and events of code outside long mode, struct legacy */
 #define LEGACY_EVENTS       0x00001100
 #define LEGACY_EVENTS_MAX   92
@@ -27,6 +27,7 @@
 #define RAM_IMAGE_END       0x00030000
 #define PAGE_TABLES         0x00030000  /* PML4, PDPT, four page directories: 0 to 4 GiB, identity */
 #define PAGE_TABLES_SECOND  0x00038000  /* the same again: a second address space for programs */
+#define RECORDS_BLOCK       0x1000
 #define RECORDS             0x00040000  /* up to RECORDS_END, 80 bytes each */
 #define RECORDS_END         0x000A0000
 #define DATA_AREA           0x00100000  /* watched variables */

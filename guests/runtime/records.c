@@ -178,10 +178,10 @@ send_phase(uint32_t nonce, uint32_t phase)
 
 /* For a host that reads the records where they are; a shell can take this word as it is. */
 static void
-tell_length(uint32_t blocks)
+tell_length(uint32_t bytes)
 {
 	char *word = (char *)RECORDS_LENGTH;
-	uint32_t scale = 1;
+	uint32_t blocks = (bytes + RECORDS_BLOCK - 1) / RECORDS_BLOCK, scale = 1;
 
 	for (unsigned n = 0; n < 16; n++)
 		word[n] = '\n';
@@ -198,7 +198,7 @@ send_records(uint32_t nonce, int keep)
 	uint32_t count = record_count, seed = crc32(0, &nonce, sizeof(nonce));
 
 	if (keep)
-		tell_length(count * (uint32_t)(sizeof(struct record) / 16));
+		tell_length(count * (uint32_t)sizeof(struct record));
 	for (uint32_t n = 0; n < count && !keep; n++) {
 		/* Every byte is a VM exit, and records are most of what is sent. */
 		line_length = 0;

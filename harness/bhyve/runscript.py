@@ -25,16 +25,17 @@ from harness.transport import CommandResult, Framed
 _NODE_GONE = "for i in 1 2 3 4 5 6 7 8 9 10; do test ! -e {node} || sleep 0.2; done; test ! -e {node}"
 
 
-
 def _records_command(node: str) -> str:
     """Print the records of a guest that ended; nothing when it did not come that far.
 
-    ``/dev/vmm/NAME`` is the guest's memory (``vmmdev_rw()`` of vmm_dev.c) until the VM is destroyed.
+    ``/dev/vmm/NAME`` is the guest's memory (``vmmdev_rw()`` of vmm_dev.c) until the VM is destroyed. It cannot be
+    sought in: dd(1) reads every block before the first one, so these are large, and what is behind the last record in
+    its block comes along.
     """
-    known, block = tables.constants(), 16
-    read = f"dd if={node} bs={block}"
-    length = f"{read} iseek={known['RECORDS_LENGTH'] // block} count=1 2>/dev/null"
-    records = f'{read} iseek={known["RECORDS"] // block} "count=$blocks" 2>/dev/null'
+    known = tables.constants()
+    block = known["RECORDS_BLOCK"]
+    length = f"dd if={node} bs=16 iseek={known['RECORDS_LENGTH'] // 16} count=1 2>/dev/null"
+    records = f'dd if={node} bs={block} iseek={known["RECORDS"] // block} "count=$blocks" 2>/dev/null'
     return f'blocks=$({length}); test -z "$blocks" || {records}'
 
 
@@ -82,7 +83,7 @@ class RunScript:
             "node": _NODE_GONE.format(node=node),
             "boot": BOOT_COMMAND,
             "module": "kldstat -v -n vmm.ko",
-            "hash": hash_command(host.module),
+            "hash": hash_command(host.module, host.proof),
             "machines": "ls /dev/vmm 2>/dev/null",
             "messages": TAIL_COMMAND,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import threading
 from collections.abc import Callable
@@ -19,6 +20,9 @@ class FileSystem:
     def __init__(self, vm_names: Callable[[], list[str]]) -> None:
         self._files: dict[str, bytes] = {}
         self._modes: dict[str, int] = {}
+        #: Inode and time of the last change; both are numbers that only grow.
+        self._changed: dict[str, tuple[int, int]] = {}
+        self._changes = itertools.count(1)
         self._dirs = {"/"}
         self._vm_names = vm_names
         self._lock = threading.RLock()
@@ -66,15 +70,27 @@ class FileSystem:
             new = old + data if append else data
             if self.used() - len(old) + len(new) > self.size:
                 raise FileError("No space left on device")
+            self._touch(path)
             self._files[path] = new
             if mode is not None:
                 self._modes[path] = mode
+
+    def _touch(self, path: str) -> None:
+        now = next(self._changes)
+        inode = self._changed[path][0] if path in self._files and path in self._changed else now
+        self._changed[path] = inode, now
+
+    def changed(self, path: str) -> tuple[int, int]:
+        """Inode of a file and when it was last changed."""
+        self.read(path)
+        return self._changed.get(path, (0, 0))
 
     def mode(self, path: str) -> int:
         return 0o755 if self.is_dir(path) else self._modes.get(path, 0o644)
 
     def chmod(self, path: str, mode: int) -> None:
         self._modes[path] = mode
+        self._touch(path)
 
     def mkdir(self, path: str, *, parents: bool = False) -> None:
         if parents:
@@ -104,6 +120,7 @@ class FileSystem:
             if self.is_dir(target):
                 raise FileError("Is a directory")
             self._files[target] = self._files.pop(source)
+            self._changed[target] = self._changed.pop(source, (0, 0))[0], next(self._changes)
             if source in self._modes:
                 self._modes[target] = self._modes.pop(source)
 

@@ -297,8 +297,13 @@ def phases(console: bytes, nonce: int) -> list[int]:
 
 
 def with_memory(console: bytes, memory: bytes) -> bytes:
-    """A console and the records in the guest's memory as one piece of evidence, which :func:`decode` takes."""
-    return console + _MEMORY_MARK + memory
+    """A console and the records in the guest's memory as one piece of evidence, which :func:`decode` takes.
+
+    ``memory`` begins with the records; how many there are stands in the console's closing line, without which nothing
+    is cut off.
+    """
+    closing = re.search(rb"VGP1 E [0-9a-f]{8} ([0-9a-f]{8}) ", console)
+    return console + _MEMORY_MARK + (memory if closing is None else memory[: int(closing[1], 16) * _RECORD.size])
 
 
 def _pack(text: str, number: int) -> bytes:

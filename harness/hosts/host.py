@@ -58,6 +58,17 @@ def parse_boot(text: str) -> Boot:
     raise UnexpectedAnswer(f"'{BOOT_COMMAND}' printed {text[:120]!r}; expected a boot identifier or a boot time.")
 
 
+@dataclass(frozen=True, slots=True)
+class FileProof:
+    """``sha256`` of a file as it was when ``identity`` was its device, inode, size and times (``IDENTITY_COMMAND``)."""
+
+    identity: str = ""
+    sha256: str = ""
+
+
+NO_PROOF = FileProof()
+
+
 class Host:
     """One connection to a FreeBSD host, real or emulated.
 
@@ -75,6 +86,8 @@ class Host:
         self.reloaded: LoadedFile | None = None
         #: File of the vmm.ko under test, hashed after every guest.
         self.module = "/boot/kernel/vmm.ko"
+        #: That file's hash as it was proven.
+        self.proof = NO_PROOF
 
     # --- commands ----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 
 from harness.errors import HostUnready, ModuleRefused
-from harness.hosts.host import Host
+from harness.hosts.host import NO_PROOF, FileProof, Host
 from harness.timing import CLOCK, Deadline
 
 _FILE = re.compile(r"^\s*(\d+)\s+\d+\s+0x[0-9a-f]+\s+\S+\s+(\S+)(?: \((\S+)\))?$")
@@ -41,9 +41,21 @@ def parse_kldstat(text: str) -> list[LoadedFile]:
     return [LoadedFile(id, name, path, tuple(modules)) for id, name, path, modules in files]
 
 
-def hash_command(path: str) -> str:
-    """Prints the SHA-256 of a file, or nothing when there is none."""
-    return f"sha256 -q {shlex.quote(path)} 2>/dev/null"
+def identity_command(path: str) -> str:
+    """Prints what changes whenever a file does: device, inode, size, times. Nobody sets the last of them (stat(2))."""
+    return f"stat -f '%d %i %z %Fm %Fc' {shlex.quote(path)} 2>/dev/null"
+
+
+def hash_command(path: str, proof: FileProof = NO_PROOF) -> str:
+    """Prints the SHA-256 of a file, or nothing when there is none.
+
+    A file that is the very one of ``proof`` is not read again, which took a seventh of a cell's time on a slow machine.
+    """
+    whole = f"sha256 -q {shlex.quote(path)} 2>/dev/null"
+    if not proof.identity:
+        return whole
+    same = f'test "$({identity_command(path)})" = {shlex.quote(proof.identity)}'
+    return f"if {same}; then echo {proof.sha256}; else {whole}; fi"
 
 
 class Modules:

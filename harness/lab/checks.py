@@ -26,7 +26,7 @@ def look_at(host: Host) -> HostView:
         {
             "boot": BOOT_COMMAND,
             "module": "kldstat -v -n vmm.ko",
-            "hash": hash_command(host.module),
+            "hash": hash_command(host.module, host.proof),
             "machines": "ls /dev/vmm 2>/dev/null",
             "messages": TAIL_COMMAND,
         }

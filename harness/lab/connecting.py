@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from harness.errors import SshUnreachable
 from harness.hosts import Host
+from harness.hosts.host import NO_PROOF
 from harness.lab.reach import Reach
 from harness.timing import CLOCK, Deadline
 from harness.transport import SshTransport
@@ -23,6 +24,7 @@ class Connector:
         self.patience = reach.timeouts.patience
         #: File of the vmm.ko under test, as soon as there is one.
         self.module = ""
+        self.proof = NO_PROOF
 
     def connect(self, deadline: Deadline) -> Host:
         """Raises :class:`SshUnreachable`, :class:`HostKeyMismatch`, :class:`SshAuthFailed`."""
@@ -30,7 +32,7 @@ class Connector:
         transport = SshTransport.connect(self._name, reach.endpoint, deadline=deadline, become=reach.become)
         host = Host(transport, patience=self.patience)
         if self.module:
-            host.module = self.module
+            host.module, host.proof = self.module, self.proof
         return host
 
     def first(self, note: Callable[[str], None]) -> Host:

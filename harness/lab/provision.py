@@ -21,7 +21,8 @@ from harness.hosts import (
     require_ready,
 )
 from harness.hosts.facts import PROCESSOR, VMM_COMMAND, require_processors
-from harness.hosts.modules import LoadedFile
+from harness.hosts.host import FileProof
+from harness.hosts.modules import LoadedFile, identity_command
 from harness.inventory import EmulatedHost, FreebsdHost, FreebsdMachine
 from harness.inventory.model import STOCK_MODULE
 from harness.lab.journal import Found, Journal
@@ -145,8 +146,10 @@ class Provisioning:
         self._load_witness(host, modules)
         self.loading = False
         host.try_change("kldload -n cpuctl")
-        asked = {"vmm": VMM_COMMAND, "sha256": f"sha256 -q {shlex.quote(loaded.path)}", **PROCESSOR}
-        after = host.ask(asked)
+        # Looked at before it is read: what changes it meanwhile makes another file of it.
+        proof = {"file": identity_command(loaded.path), "sha256": f"sha256 -q {shlex.quote(loaded.path)}"}
+        after = host.ask({"vmm": VMM_COMMAND, **proof, **PROCESSOR})
+        host.proof = FileProof(after["file"].text, after["sha256"].text)
         facts = Facts({**facts.answers, "vmm": after["vmm"].text, **{name: after[name].text for name in PROCESSOR}})
         if isinstance(self._entry, FreebsdMachine):
             require_ready(facts, self._platform.vendor)

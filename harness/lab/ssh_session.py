@@ -154,7 +154,7 @@ class SshSession:
     def _prepare(self, host: Host) -> Prepared:
         prepared = self._prepared = self._provisioning.prepare(host, self._ladder)
         self._subject = BhyveSubject(self.platform, host, testdev=prepared.facts.has_testdev)
-        self._connector.module = prepared.module.path
+        self._connector.module, self._connector.proof = prepared.module.path, host.proof
         self._aftermath.remember_console()
         return prepared
 

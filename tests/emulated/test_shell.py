@@ -47,6 +47,23 @@ def test_what_it_does_not_know_is_refused(tmp_path: Path, script: str) -> None:
     assert b"Syntax error" in err.data
 
 
+def test_what_a_file_is_changes_with_whatever_is_done_to_it(tmp_path: Path) -> None:
+    host = build_host("amd", tmp_path)
+
+    def said(script: str) -> bytes:
+        out = Collect()
+        assert host.shell.run_text(script, Context(Fixed(), out, Collect())) == 0
+        return bytes(out.data)
+
+    look = "; stat -f '%d %i %z %Fm %Fc' /tmp/x"
+    seen = [said(f"{change}{look}") for change in ("echo a >/tmp/x", "echo b >/tmp/x", "chmod 600 /tmp/x")]
+    seen.append(said(f"echo b >/tmp/y; mv /tmp/y /tmp/x{look}"))
+    assert len(set(seen)) == 4
+    assert said(f"true{look}") == seen[-1]
+    inodes = [line.split()[1] for line in seen]
+    assert inodes[0] == inodes[1] == inodes[2] != inodes[3]
+
+
 def test_a_full_disk_says_so(tmp_path: Path) -> None:
     host = build_host("amd", tmp_path)
     host.files.size = host.files.used() + 10

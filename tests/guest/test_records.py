@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.errors import GuestSilent, ProgramInvalid, RecordsDamaged
-from harness.guest import EndMethod, Program, Result, Rom, decode, tables
+from harness.guest import EndMethod, Program, Result, Rom, decode, tables, with_memory
 from harness.guest.records import Kind, Mode
 from harness.recording import NullRecorder
 from harness.subjects.bare import BareSubject
@@ -126,3 +126,12 @@ def test_a_silent_guest_is_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Rom, "build", lambda *_, **__: empty)
     with pytest.raises(GuestSilent):
         BareSubject("bare", "amd", NullRecorder()).run(empty.program, seconds=1)
+
+
+def test_what_is_behind_the_last_record_in_its_block_is_none() -> None:
+    record = bytes(80)
+    console = b"VGP1 B 00c0ffee 00000000\r\nVGP1 E 00c0ffee 00000002 00000000 00000000\r\n"
+    exact = with_memory(console, record * 2)
+    assert with_memory(console, record * 2 + b"\xff" * 100) == exact
+    # Where the console does not say how many there are nothing is cut off.
+    assert with_memory(console[:30], record * 3).endswith(record * 3)

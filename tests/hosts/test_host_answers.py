@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from harness.errors import FactsMismatch, HostUnready, UnexpectedAnswer
@@ -15,9 +20,9 @@ from harness.hosts import (
     require_known_release,
     require_ready,
 )
-from harness.hosts.host import parse_boot
+from harness.hosts.host import FileProof, parse_boot
 from harness.hosts.messages import mark_command, since
-from harness.hosts.modules import parse_kldstat
+from harness.hosts.modules import hash_command, identity_command, parse_kldstat
 from harness.hosts.witness import parse_state
 
 KLDSTAT = """Id Refs Address                Size Name
@@ -129,3 +134,28 @@ def test_a_sysctl_that_was_set_shows_old_and_new() -> None:
     assert parse_state(f"{line.format('0x1')} -> {line.format('0x9')}").dr0 == 9
     with pytest.raises(UnexpectedAnswer):
         parse_state("dr0=0x1")
+
+
+def test_a_proven_file_is_read_again_only_when_it_is_another_one(tmp_path: Path) -> None:
+    file, tools = tmp_path / "vmm.ko", tmp_path / "bin"
+    tools.mkdir()
+    file.write_bytes(b"one")
+    reads = tmp_path / "reads"
+    for name, text in (
+        ("stat", 'exec /usr/bin/stat -c "%d %i %s %.Y %.Z" "$3"'),
+        ("sha256", f'echo read >>{reads}; sha256sum "$2" | cut -d" " -f1'),
+    ):
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+
+    def answer(command: str) -> str:
+        path = f"{tools}:{os.environ['PATH']}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env={"PATH": path}, check=True)
+        return done.stdout.strip()
+
+    proof = FileProof(answer(identity_command(str(file))), "as it was proven")
+    assert answer(hash_command(str(file), proof)) == "as it was proven"
+    assert not reads.exists()
+    file.write_bytes(b"two")
+    assert answer(hash_command(str(file), proof)) == hashlib.sha256(b"two").hexdigest()
+    assert answer(hash_command(str(file))) == hashlib.sha256(b"two").hexdigest()
