@@ -88,7 +88,7 @@ def test_a_run_is_one_round_trip_and_its_check_none(session: SshSession) -> None
     session.end()
     assert channels(subject) - before == 1
     assert [text.split(" ")[0] for text in notes.commands] == [
-        "head", "logger", "bhyve", "blocks=$(dd", "bhyvectl", "rm", "for", "sysctl", "kldstat", "sha256", "ls", "dmesg",
+        "head", "logger", "bhyve", "blocks=$(dd", "bhyvectl", "rm", "for", "sysctl", "kldstat", "if", "ls", "dmesg",
     ]  # fmt: skip
     assert {"console.raw", "records.json", "rom.json", "program.txt"} <= notes.files.keys()
 
