@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from harness import verdicts
-from harness.errors import HostPanic, KernelMessage, NotStarted, RegisterMismatch, SshLost, TestDefect
+from harness.errors import ConfigError, HostPanic, KernelMessage, NotStarted, RegisterMismatch, SshLost, TestDefect
 from harness.results import CellPlan, CellRecorder, Outcome, judge, outcome_of
 from harness.results.evidence import verify_manifest
 from harness.results.run import exit_code
@@ -38,6 +38,7 @@ def verdict_of(error: Exception | None, *expected: tuple[str, str, str]) -> Verd
         (SshLost("x"), Verdict.INFRA),
         (NotStarted("x"), Verdict.NOT_RUN),
         (TestDefect("x"), Verdict.ERROR),
+        (ConfigError("x"), Verdict.INFRA),
         (AssertionError("x"), Verdict.FAIL),
         (KeyError("x"), Verdict.ERROR),
     ],
