@@ -47,6 +47,11 @@ def expect_that(
         raise error(f"{what}: expected {expected}{masked}, observed {observed}{rule}.")
 
 
+def parameters(**values: object) -> None:
+    """Write into the evidence by which numbers a case went where they depend on the place: ``moves=8``."""
+    _RECORDER.get().add_note("Parameters: " + ", ".join(f"{name}={value}" for name, value in values.items()) + ".")
+
+
 def expect_register(name: str, observed: int, expected: int, *, mask: int = ~0, ref: str = "") -> None:
     """A register holds ``expected`` in the bits of ``mask``."""
     expect_that(

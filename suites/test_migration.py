@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from harness.cases import Stress, axis, case
-from harness.expect import expect_equal, expect_exceptions, expect_register, expect_that, expect_trap
+from harness.expect import (
+    expect_equal,
+    expect_exceptions,
+    expect_register,
+    expect_that,
+    expect_trap,
+    parameters,
+)
 from harness.guest import Handle, Program
 from harness.guest.registers import DR6_BD, DR6_BS, DR6_CAUSES, DR6_INACTIVE, dr7
-from harness.subjects import HostDebugState, Subject
+from harness.subjects import Subject
 from suites.guestlib import BUSY, expect_debug_registers, force
 from suites.vocabulary import DISTINCT, GUEST_EXITS, REGISTERS
 
@@ -138,28 +146,57 @@ def test_exit_inside_the_handler(subject: Subject, exit_kind: str, when: str) ->
     expect_register("dr6 afterwards", result.snapshot(after).dr6, 1 << 2, mask=0xF00F, ref="SDM3 24.4.2")
 
 
+#: Seconds for which a vCPU stands still: an emulated host has fewer of them to give away.
+PAUSE = {True: 1, False: 10}
+#: FreeBSD's name of the statistic that counts how often the vCPU left the guest.
+EXITS = "total number of vm exits"
+
+
 @case(
     "MIG-05",
-    rule="vCPU left alone for a while and continued: state intact",
+    rule="vCPU stopped in the middle of its work for 10 s while another thread uses the debug registers: state intact",
     requirement=("S1.3",),
     priority=2,
     needs=("bhyve", "sentinel"),
 )
-def test_state_survives_a_pause(subject: Subject) -> None:
+@axis("register", REGISTERS, prefix="dr")
+def test_state_survives_a_pause(subject: Subject, register: int) -> None:
+    seconds = PAUSE[subject.platform.emulated]
+    parameters(seconds_stopped=seconds)
     program = Program("paused")
-    for n, value in enumerate(DISTINCT):
+    watched = program.watched()
+    values = list(DISTINCT)
+    values[register] = watched
+    for n, value in enumerate(values):
         program.set_dr(n, value)
+    armed = dr7(register, "write", 8, "G")
+    program.set_dr(7, armed)
+    program.set_dr(6, DR6_INACTIVE | DR6_BS)
     program.sync(1)
     after = program.snapshot()
+    program.set_dr(6, DR6_INACTIVE)
+    store = program.store(watched)
     with subject.start(program, pin=0) as guest:
         guest.wait_phase(1)
-        # Meanwhile another thread fills the registers of the very same CPU with its own.
-        pattern = HostDebugState(dr0=0x1000, dr1=0x2000, dr2=0x3000, dr3=0x4000)
-        with subject.host.sentinel(0, watch=False, pattern=pattern) as sentinel:
-            sentinel.stop()
+        # The guest looks for its go, exit by exit, when the whole process is stopped.
+        guest.stop()
+        with subject.host.sentinel(0, watch=True) as sentinel:
+            before = guest.stats()[EXITS]
+            subject.host.wait(seconds)
+            meanwhile = guest.stats()[EXITS] - before
+            report = sentinel.stop()
+        guest.cont()
         guest.go()
         result = guest.finish()
-    expect_debug_registers(result.snapshot(after), DISTINCT)
+    expect_equal("VM exits while the process was stopped", meanwhile, 0)
+    expect_that("the other thread ran on that CPU meanwhile", report.touches > 0, "touches", f"{report.touches}")
+    expect_equal("hits of its watch", report.hits, report.touches)
+    expect_equal("traps that it cannot explain", report.foreign, 0)
+    everything = (values[0], values[1], values[2], values[3])
+    expect_debug_registers(result.snapshot(after), everything, dr6=DR6_INACTIVE | DR6_BS, dr7=armed)
+    hits = result.exceptions_of(store)
+    expect_exceptions("the store behind the pause", hits, "#DB")
+    expect_trap(hits[0], dr=register)
 
 
 #: vCPUs in all, spread over as many VMs: more than the CPUs of the host, so that they displace each other. FreeBSD in
@@ -170,9 +207,21 @@ CROWD_ELSEWHERE = 8
 CROWD_EXITS = ("cpuid", "out80", "in21", "rdmsr", "wrmsr", "lapic_mmio", "busy")
 
 
-def _member(stress: Stress, number: int, passes: int) -> tuple[Program, list[Handle], list[Handle], int]:
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of a crowd of guests: its program, the register that watches, stores to what it watches, everything else that
+    must leave no record, and one look at a register that must leave one."""
+
+    program: Program
+    register: int
+    stores: list[Handle]
+    others: list[Handle]
+    control: Handle
+
+
+def _member(stress: Stress, number: int, passes: int) -> Member:
     """A guest that is armed with values of its own, and in each pass leaves in a random way, looks at its registers,
-    stores to what it watches and to what it does not: program, watched stores, other operations, its register."""
+    stores to what it watches and to what it does not."""
     program = Program(f"member {number} of a crowd")
     register = stress.random.randrange(4)
     watched, unwatched = program.watched(), program.watched()
@@ -181,6 +230,8 @@ def _member(stress: Stress, number: int, passes: int) -> tuple[Program, list[Han
     for n, value in enumerate(values):
         program.set_dr(n, value)
     program.set_dr(7, dr7(register, "write", 8, "G"))
+    # The control: what a register does not hold is noticed.
+    control = program.expect_dr(register, watched ^ 1 << 40)
     stores: list[Handle] = []
     others: list[Handle] = []
     # While the host moves vCPUs about, and once more behind its last move: nobody leaves before that.
@@ -193,7 +244,7 @@ def _member(stress: Stress, number: int, passes: int) -> tuple[Program, list[Han
                 others.append(program.expect_dr(7, dr7(register, "write", 8, "G")))
                 stores.append(program.store(watched))
                 others.append(program.store(unwatched))
-    return program, stores, others, register
+    return Member(program, register, stores, others, control)
 
 
 @case(
@@ -204,10 +255,14 @@ def _member(stress: Stress, number: int, passes: int) -> tuple[Program, list[Han
 )
 def test_a_crowd_of_armed_guests(subject: Subject, stress: Stress) -> None:
     passes, moves = 5 * stress.scale, 8 * stress.scale
-    crowd = [_member(stress, number, passes) for number in range(CROWD.get(subject.platform.kind, CROWD_ELSEWHERE))]
+    size = CROWD.get(subject.platform.kind, CROWD_ELSEWHERE)
+    parameters(guests=size, passes=2 * passes, moves=moves)
+    crowd = [_member(stress, number, passes) for number in range(size)]
     with ExitStack() as stack:
         guests = [
-            stack.enter_context(subject.start(member[0], pin=number % 2, name=f"m{number}", seconds=60 * stress.scale))
+            stack.enter_context(
+                subject.start(member.program, pin=number % 2, name=f"m{number}", seconds=60 * stress.scale)
+            )
             for number, member in enumerate(crowd)
         ]
         for guest in guests:
@@ -220,10 +275,12 @@ def test_a_crowd_of_armed_guests(subject: Subject, stress: Stress) -> None:
             guest.wait_phase(2)
             guest.go()
         results = [guest.finish() for guest in guests]
-    for number, ((_, stores, others, register), result) in enumerate(zip(crowd, results, strict=True)):
-        hits = [hit for store in stores for hit in result.exceptions_of(store)]
-        expect_exceptions(f"watched stores of member {number}", hits, *["#DB"] * (passes * len(stores)))
+    for number, (member, result) in enumerate(zip(crowd, results, strict=True)):
+        noticed = result.mismatches(member.control)
+        expect_equal(f"wrong values that member {number} noticed where there is one", len(noticed), 1)
+        hits = [hit for store in member.stores for hit in result.exceptions_of(store)]
+        expect_exceptions(f"watched stores of member {number}", hits, *["#DB"] * (passes * len(member.stores)))
         for hit in hits:
-            expect_trap(hit, dr=register)
-        strange = [record for handle in others for record in result.of(handle)]
+            expect_trap(hit, dr=member.register)
+        strange = [record for handle in member.others for record in result.of(handle)]
         expect_equal(f"other hits and changed registers of member {number}", len(strange), 0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from harness.cases import case
+from harness.cases import axis, case
 from harness.expect import expect_equal, expect_register
 from harness.guest import Program
 from harness.guest.registers import CR4_DE, DR6_INACTIVE, DR7_RESET
-from harness.subjects import Subject
+from harness.subjects import RunningGuest, Subject
+
+NAMES = ("dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
 
 
 def first_look() -> Program:
@@ -93,27 +95,75 @@ def test_debugctl_is_zero_at_the_first_entry(subject: Subject) -> None:
         expect_register("guest debugctl in the VMCB", value, 0, ref="APM2 15.23")
 
 
+def leave_everything_dirty(program: Program) -> None:
+    for n in range(4):
+        program.set_dr(n, 0xDEAD_0000_0000 + n)
+    program.set_dr(6, DR6_INACTIVE | 0xF)
+    program.set_dr(7, DR7_RESET | 0xFF)
+
+
+#: The port that resets a PC, and what is written there (Intel ICH, "Reset Control Register").
+RESET_CONTROL, HARD_RESET = 0xCF9, 0x06
+
+
+def _reboot(guest: RunningGuest) -> None:
+    guest.go()
+    guest.wait_reset()
+
+
+def _force_reset(guest: RunningGuest) -> None:
+    guest.force_reset()
+
+
+def _destroy(guest: RunningGuest) -> None:
+    """Nothing to do: a guest that is left behind is ended, and its VM destroyed."""
+
+
+#: How the former life ends, and whether its VM is still there when the next one begins.
+ENDS = {"reboot": (_reboot, True), "force_reset": (_force_reset, True), "destroy": (_destroy, False)}
+
+
 @case(
     "RST-07",
-    rule="After destroy and create under the same name a guest sees reset values; nothing survives",
+    rule="After a reboot, a forced reset, and destroy and create, all vCPUs show reset values; nothing survives",
     requirement=("S1.3",),
-    needs=("bhyve",),
+    needs=("bhyve", "bhyvectl", "smp"),
 )
-def test_nothing_survives_a_new_life(subject: Subject) -> None:
+@axis("end", tuple(ENDS))
+def test_nothing_survives_a_new_life(subject: Subject, end: str) -> None:
+    finish, kept = ENDS[end]
     dirty = Program("leaves everything dirty")
-    for n in range(4):
-        dirty.set_dr(n, 0xDEAD_0000 + n)
-    dirty.set_dr(6, DR6_INACTIVE | 0xF)
-    dirty.set_dr(7, 0x4FF)
+    with dirty.processor(1):
+        leave_everything_dirty(dirty)
+    dirty.wait_processor(1)
+    leave_everything_dirty(dirty)
     dirty.sync(1)
-    with subject.start(dirty, name="again") as guest:
+    dirty.execute("out_dx_1", RESET_CONTROL, HARD_RESET)
+    dirty.sync(2)  # nobody comes here
+    with subject.start(dirty, name="again", keep=kept) as guest:
         guest.wait_phase(1)
-    program = first_look()
-    after = program.snapshot()
+        # The control: there is something that could survive, on both vCPUs.
+        for vcpu in (0, 1):
+            there = guest.registers("dr3", vcpu=vcpu)["dr3"]
+            expect_register(f"dr3 of vCPU {vcpu} in its former life", there, 0xDEAD_0000_0003)
+        finish(guest)
+    program = Program("the next life")
+    program.sync(1)
+    with program.processor(1):
+        second = program.snapshot()
+    program.wait_processor(1)
+    first = program.snapshot()
     with subject.start(program, name="again") as guest:
+        guest.wait_phase(1)
+        shown = [guest.registers(*NAMES, vcpu=vcpu) for vcpu in (0, 1)]
+        guest.go()
         result = guest.finish()
-    for n in range(4):
-        expect_register(f"dr{n}", result.reset[n], 0, ref="SDM3 9.1.1")
-        expect_register(f"dr{n}, 64 bits", result.snapshot(after)[n], 0, ref="SDM3 9.1.1")
-    expect_register("dr6", result.reset.dr6, DR6_INACTIVE, ref="SDM3 9.1.1")
-    expect_register("dr7", result.reset.dr7, DR7_RESET, ref="SDM3 9.1.1")
+    for vcpu, snapshot in ((0, first), (1, second)):
+        inside = result.snapshot(snapshot)
+        for n in range(4):
+            expect_register(f"dr{n} of vCPU {vcpu} at reset", result.resets(vcpu)[0][n], 0, ref="SDM3 9.1.1")
+            expect_register(f"dr{n} of vCPU {vcpu}, 64 bits", inside[n], 0, ref="SDM3 9.1.1")
+            expect_register(f"--get-dr{n} of vCPU {vcpu}", shown[vcpu][f"dr{n}"], 0, ref="SDM3 9.1.1")
+        for n, expected in ((6, DR6_INACTIVE), (7, DR7_RESET)):
+            expect_register(f"dr{n} of vCPU {vcpu} at reset", result.resets(vcpu)[0][n], expected, ref="SDM3 9.1.1")
+            expect_register(f"--get-dr{n} of vCPU {vcpu}", shown[vcpu][f"dr{n}"], expected, ref="SDM3 9.1.1")

@@ -64,9 +64,12 @@ class Finished:
 
 
 class RunScript:
-    """Builds the script for one guest and reads what it printed. ``mark`` names the run in the kernel's log."""
+    """Builds the script for one guest and reads what it printed. ``mark`` names the run in the kernel's log.
 
-    def __init__(self, options: BhyveOptions, rom: bytes, host: Host, mark: str) -> None:
+    ``keep``: the VM is not removed, since another bhyve is going to take it.
+    """
+
+    def __init__(self, options: BhyveOptions, rom: bytes, host: Host, mark: str, *, keep: bool = False) -> None:
         self._options = options
         self._rom = rom
         self._host = host
@@ -87,6 +90,8 @@ class RunScript:
             "machines": "ls /dev/vmm 2>/dev/null",
             "messages": TAIL_COMMAND,
         }
+        if keep:
+            del self._commands["destroy"], self._commands["node"]
         self._framed = Framed(self._commands, fd=2)
 
     def text(self) -> str:
@@ -122,7 +127,7 @@ class RunScript:
             said = done.stderr[-300:].decode("utf-8", "replace")
             raise UnexpectedAnswer(f"The run of '{self._options.name}' told nothing of {', '.join(missing)}: {said!r}.")
         self._check_upload(*pieces["upload"])
-        if pieces["node"][1] != 0:
+        if "node" in pieces and pieces["node"][1] != 0:
             said = pieces["destroy"][0].decode("utf-8", "replace").strip()
             name = self._options.name
             raise InfraError(f"The virtual machine '{name}' could not be removed: {said or 'no message'}.")

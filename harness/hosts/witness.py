@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 
 from harness.errors import HostUnready, UnexpectedAnswer
-from harness.hosts.host import Host
+from harness.hosts.host import QUICK, Host
 from harness.hosts.modules import Modules
 from harness.hosts.observation import Observation
 from harness.hosts.state import HostDebugState, SentinelReport, ThreadBases
@@ -176,6 +176,9 @@ class Witness:
 
     def tunable(self, name: str, value: int) -> AbstractContextManager[None]:
         return tunable(self._host, name, value)
+
+    def wait(self, seconds: float) -> None:
+        self._host.check(f"sleep {seconds:g}", seconds=seconds + QUICK)
 
     def sysctl(self, name: str) -> str:
         return self._host.check(f"sysctl -n {name}").text

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness.bhyve import HALT_DONE, TESTDEV_DONE
+from harness.bhyve import HALT_DONE, TESTDEV_DONE, Ending, interpret
 from harness.conditions import DECISIVE
 from harness.errors import GuestHang, GuestSilent, NotStarted, RecordsDamaged, TestDefect
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
@@ -186,6 +186,13 @@ class ReplayGuest(BhyveGuest):
 
     def go(self) -> None: ...
 
+    def wait_reset(self) -> None:
+        if self._ended is None:
+            _not_stored(f"The evidence does not say how bhyve ended for '{self._rom.program.name}'")
+        exit = interpret(self._ended.status, self._ended.errors, done=TESTDEV_DONE)
+        if exit.ending is not Ending.RESET:
+            raise exit.error(self._rom.program.name, banner=has_banner(self._console, self._rom.nonce))
+
     def finish(self) -> Result:
         if self._result is None:
             self._result = self._finish()
@@ -245,6 +252,7 @@ class ReplaySubject(Subject):
         seconds: float = 30,
         lenient_msrs: bool = False,
         debug_stub: bool = False,
+        keep: bool = False,
     ) -> Iterator[ReplayGuest]:
         self._runs += 1
         number = "" if self._runs == 1 else f"-{self._runs}"

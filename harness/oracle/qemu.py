@@ -95,6 +95,7 @@ class QemuSubject:
         seconds: float = 10,
         lenient_msrs: bool = False,
         debug_stub: bool = False,
+        keep: bool = False,
     ) -> Iterator[RunningGuest]:
         """Phases need somebody who waits for them; an oracle has nobody."""
         raise TestDefect(f"Program '{program.name}' runs in phases: QEMU has no opinion on it.")

@@ -118,6 +118,12 @@ class BareGuest:
 
     # --- what only a host could do ------------------------------------------------------------------------
 
+    def wait_reset(self) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def force_reset(self) -> None:
+        raise TestDefect(_NO_HOST)
+
     def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
         raise TestDefect(_NO_HOST)
 
@@ -225,6 +231,7 @@ class BareSubject:
         seconds: float = 30,
         lenient_msrs: bool = False,
         debug_stub: bool = False,
+        keep: bool = False,
     ) -> Iterator[BareGuest]:
         """Start a program that waits in phases."""
         with self._guest(program, seconds, interactive=True) as guest:

@@ -28,6 +28,7 @@ from harness.bhyve import (
     parse_descriptor,
     parse_registers,
     parse_stats,
+    remove_machine,
     set_capability_command,
     set_command,
     set_descriptor_command,
@@ -123,6 +124,18 @@ class BhyveGuest:
         if wrong is not None:
             raise wrong
         return self._result
+
+    def wait_reset(self) -> None:
+        while not self._script.ended(self._process.stderr) and self._process.read(self._deadline):
+            self._check_deadline("be reset")
+        finished = self._wait()
+        exit = interpret(finished.status, finished.stderr, done=self._done)
+        if exit.ending is not Ending.RESET:
+            raise exit.error(self._rom.program.name, banner=has_banner(self._process.stdout, self._rom.nonce))
+
+    def force_reset(self) -> None:
+        self._host.change(shlex.join(["bhyvectl", f"--vm={self._name}", "--force-reset"]))
+        self.wait_reset()
 
     def clear(self) -> None:
         """End the guest if it still runs; its VM is gone afterwards. Raises what stands against that."""
@@ -332,8 +345,10 @@ class BhyveSubject(Subject):
         seconds: float = 30,
         lenient_msrs: bool = False,
         debug_stub: bool = False,
+        keep: bool = False,
     ) -> Iterator[BhyveGuest]:
-        """Boot the program's ROM; the VM is gone when the context ends, whatever happened inside.
+        """Boot the program's ROM; the VM is gone when the context ends, whatever happened inside, unless the guest was
+        reset and ``keep`` asks for it.
 
         ``pin`` is the host CPU of vCPU 0; further vCPUs go to the ones behind it.
         """
@@ -345,7 +360,7 @@ class BhyveSubject(Subject):
             testdev=self._testdev, lenient_msrs=lenient_msrs, gdb=STUB_PORT if debug_stub else 0,
         )  # fmt: skip
         mark = f"{rom.nonce:08x} {re.sub(r'[^A-Za-z0-9 ._-]', '', program.name)}"
-        script = RunScript(options, rom.image, self._host, mark)
+        script = RunScript(options, rom.image, self._host, mark, keep=keep)
         done = TESTDEV_DONE if self._testdev else HALT_DONE
         guest = BhyveGuest(self._host, self.recorder, rom, vm, script, seconds, done)
         try:
@@ -354,6 +369,8 @@ class BhyveSubject(Subject):
             # What happened inside is what is told; that the VM could not be removed as well shows at the next look.
             with contextlib.suppress(VmmcheckError):
                 guest.clear()
+            if keep:
+                remove_machine(self._host, vm)
             raise
         else:
             guest.clear()

@@ -73,6 +73,15 @@ class RunningGuest(Protocol):
     def finish(self) -> Result:
         """Wait for the end and return the records."""
 
+    def wait_reset(self) -> None:
+        """Wait until the virtual machine was reset, by its guest or from outside: bhyve ends with status 0.
+
+        Raises ``GuestDied`` for any other end, ``GuestHang`` when there is none.
+        """
+
+    def force_reset(self) -> None:
+        """Reset it from outside (``bhyvectl --force-reset``) and wait for that."""
+
     def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
         """Guest registers as bhyvectl prints them (``dr0`` ... ``dr7``, ``rip``, ...).
 
@@ -188,6 +197,9 @@ class HostActions(Protocol):
     def tunable(self, name: str, value: int) -> AbstractContextManager[None]:
         """vmm.ko loaded anew with a loader tunable; no virtual machine may exist."""
 
+    def wait(self, seconds: float) -> None:
+        """Let so much of the host's time pass."""
+
     def sysctl(self, name: str) -> str:
         """Value of a sysctl."""
 
@@ -231,8 +243,10 @@ class Subject(Protocol):
         seconds: float = 30,
         lenient_msrs: bool = False,
         debug_stub: bool = False,
+        keep: bool = False,
     ) -> AbstractContextManager[RunningGuest]:
         """Start a guest that waits in phases; leaving the context removes it whatever happened.
 
-        ``debug_stub``: bhyve listens for a debugger (:meth:`RunningGuest.debugger`).
+        ``debug_stub``: bhyve listens for a debugger (:meth:`RunningGuest.debugger`). ``keep``: the virtual machine
+        stays when its guest was reset, for the next bhyve of that ``name``.
         """

@@ -49,6 +49,18 @@ witness_touch(uint32_t count)
 	return (pc->pc_hits - before);
 }
 
+/* Does one of the reported breakpoints watch the variable? */
+static bool
+witness_watched(uint64_t dr6)
+{
+	uint64_t dr[4] = { rdr0(), rdr1(), rdr2(), rdr3() };
+
+	for (int n = 0; n < 4; n++)
+		if ((dr6 & 1 << n) != 0 && dr[n] == (uint64_t)(uintptr_t)&witness_variable)
+			return (true);
+	return (false);
+}
+
 /*
  * A #DB in the host: whose is it? Everything is counted, nothing is fatal, so that a leak can be reported. The
  * breakpoint bits are cleared for the next one; BS stays as the processor left it, so that a step that hits while a
@@ -76,7 +88,7 @@ witness_debug_trap(uint64_t dr6, struct trapframe *frame)
 			td->td_hits++;
 		else
 			td->td_foreign++;
-	} else if (rdr0() == (uint64_t)(uintptr_t)&witness_variable && (dr6 & 1) != 0) {
+	} else if (witness_watched(dr6)) {
 		pc->pc_hits++;
 	} else {
 		pc->pc_foreign++;
