@@ -152,7 +152,7 @@ def test_a_wrong_dr6_goes_red_and_its_evidence_says_why(run: Path) -> None:
     assert 0 < bhyve["seconds"] < 60
     facts = json.loads((run / json.loads((folder / "verdict.json").read_text())["host_facts"]["file"]).read_text())
     module = facts["vmm_sha256"]
-    assert any(module in entry["stdout"] for entry in commands if entry["command"].startswith("sha256 -q"))
+    assert any(module in entry["stdout"] for entry in commands if "sha256 -q" in entry["command"])
     rom = json.loads((folder / "rom.json").read_text())["rom_sha256"]
     assert any(rom in entry["stdout"] for entry in commands if entry["command"].startswith("head -c"))
 
