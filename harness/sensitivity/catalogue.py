@@ -20,6 +20,8 @@ APPLIES: Mapping[str, tuple[str, ...]] = {
     "S1.1": _BOTH, "S1.2": _INTEL, "S1.3": _BOTH, "S1.4": _BOTH, "S1.5": _INTEL, "S1.6": _AMD, "S1.7": _BOTH,
     "S2.1": _AMD, "S3.1": _AMD, "S3.2": _AMD, "S3.3": _AMD, "S4.1": _AMD, "S4.2": _AMD, "S4.3": _AMD, "S5.1": _AMD,
 }  # fmt: skip
+#: What the VT-x half has the counterpart of, though no requirement is about it there: defects may be for it, none must.
+COUNTERPARTS: Mapping[str, tuple[str, ...]] = {"S2.1": _INTEL, "S3.1": _INTEL, "S3.2": _INTEL, "S3.3": _INTEL}
 _TEXTS = ("id", "requirement", "summary", "real", "fixed_by")
 _LISTS = ("vendors", "symptoms")
 
@@ -79,7 +81,7 @@ def _mistakes(entry: Mapping[str, Any], known: set[str]) -> Iterable[str]:
     requirement, vendors = entry.get("requirement"), tuple(entry.get("vendors", ()))
     if requirement not in REQUIREMENTS:
         yield f"{name} names requirement '{requirement}', which does not exist"
-    elif not vendors or not set(vendors) <= set(APPLIES[requirement]):
+    elif not vendors or not set(vendors) <= {*APPLIES[requirement], *COUNTERPARTS.get(requirement, ())}:
         yield f"{name} is for {' and '.join(vendors) or 'no vendor'}; {requirement} is for {_and(APPLIES[requirement])}"
     for symptom in entry.get("symptoms", ()):
         try:

@@ -128,9 +128,13 @@ class Matrix:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def counts(self, vendor: str, finding: Finding) -> bool:
-        """Whether a failing cell is a catch at all: the correct hypervisor must pass it, and not barely in time."""
+        """Whether a failing cell is a catch at all: the correct hypervisor must pass it, and not barely in time.
+
+        Where the correct hypervisor fails as it was predicted (XFAIL), a failure of another kind is a catch as well:
+        with the predicted one the cell would not have accused the hypervisor.
+        """
         known = self.clean.get((vendor, finding.nodeid))
-        if known is None or known.verdict is not Verdict.PASS:
+        if known is None or known.verdict not in (Verdict.PASS, Verdict.XFAIL):
             return False
         return finding.code != GuestHang.code or known.seconds <= HANG_SHARE * self.hang_seconds
 

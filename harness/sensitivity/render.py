@@ -41,7 +41,7 @@ def coverage(matrix: Matrix) -> list[dict[str, Any]]:
         for vendor in matrix.vendors:
             mine = [row for row in rows if row.defect.requirement == requirement and row.vendor == vendor]
             caught = sum(row.state is State.CAUGHT for row in mine)
-            cells.append((caught, len(mine)) if vendor in APPLIES[requirement] else None)
+            cells.append((caught, len(mine)) if mine or vendor in APPLIES[requirement] else None)
         found.append({"requirement": requirement, "cells": cells})
     return found
 

@@ -40,10 +40,19 @@ CAUGHT_BY: dict[str, s.Scenario] = {
     "vmx-vcpu-init-keeps-dr": s.new_guest,
 }
 
-#: Defects of some exits or of some host states only: the suites have the cases for those.
+#: Defects of some exits, exceptions or host states only: the suites have the cases for those.
 ELSEWHERE = {
     "vmx-cpuid-loses-local",
     "vmx-extint-loses-dr",
+    "vmx-frame-missing",
+    "vmx-host-gets-guest-dr",
+    "vmx-host-gsbase-once",
+    "vmx-mov-dr-exiting",
+    "vmx-pending-dbg-dropped",
+    "vmx-reflected-past-int3",
+    "vmx-reflected-without-dr6",
+    "vmx-reflected-without-rf",
+    "vmx-shadow-stays",
     "vmx-host-dr-lazy",
     "vmx-host-dr6-ored",
     "vmx-wrmsr-debugctl-ignored",

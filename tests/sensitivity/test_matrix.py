@@ -59,11 +59,18 @@ def test_only_a_product_failure_of_the_requirement_is_a_catch(found: tuple[Findi
 
 
 def test_a_cell_that_the_correct_hypervisor_fails_as_well_says_nothing() -> None:
-    for verdict in set(Verdict) - {Verdict.PASS}:
+    for verdict in set(Verdict) - {Verdict.PASS, Verdict.XFAIL}:
         assert matrix(MISMATCH, clean=verdict).row(DEFECT, "amd").state is not State.CAUGHT
     unknown = matrix(MISMATCH)
     unknown.clean.clear()
     assert unknown.row(DEFECT, "amd").state is not State.CAUGHT
+
+
+def test_a_cell_that_fails_otherwise_than_predicted_is_a_catch() -> None:
+    assert matrix(MISMATCH, clean=Verdict.XFAIL).row(DEFECT, "amd").state is State.CAUGHT
+    # With the failure that was predicted the cell accuses nobody, defect or not.
+    predicted = replace(MISMATCH, verdict=Verdict.XFAIL)
+    assert matrix(predicted, clean=Verdict.XFAIL).row(DEFECT, "amd").state is State.SURVIVED
 
 
 def test_a_slow_guest_is_not_taken_for_a_hanging_one() -> None:

@@ -41,7 +41,8 @@ svm_fetch_tunables(void)
 {
 	uint64_t val;
 
-	vmcb_clean = VMCB_CACHE_DEFAULT;
+	vmcb_clean = VMCB_CACHE_DEFAULT | (defect(DEFECT_SVM_CLEAN_LBR) ? VMCB_CACHE_LBR : 0) |
+	    (defect(DEFECT_SVM_CLEAN_AVIC) ? VMCB_CACHE_AVIC : 0);
 	if (!tunable_fetch("hw.vmm.svm.vmcb_clean", &val) || defect(DEFECT_SVM_TUNABLE_IGNORED))
 		return;
 	vmcb_clean &= defect(DEFECT_SVM_TUNABLE_INVERTED) ? ~(uint32_t)val : (uint32_t)val;

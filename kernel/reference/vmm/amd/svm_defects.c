@@ -56,8 +56,9 @@ struct group_defect {
 };
 
 /*
- * Groups whose missing mark shows. The permission maps and nested paging never change after the first run: there is
- * nothing to seed for those two. A stale ASID shows in no register, but to a probe on the entry.
+ * Groups whose missing mark shows when the hypervisor changes them. The permission maps and nested paging never change
+ * after the first run: their defects are at that (svm_run()). A stale ASID shows in no register, but to a probe on the
+ * entry.
  */
 static const struct group_defect group_defects[] = {
 	{ DEFECT_SVM_CLEAN_I, VMCB_CACHE_I },

@@ -88,6 +88,13 @@ svm_dr_leave_guest(struct svm_regctx *gctx, int cpu, uint64_t exitcode, uint64_t
 		pcpus[cpu].pc_debugctl = gctx->host_debugctl;
 	if (!defect(DEFECT_SVM_HOST_DR7_NOT_RESTORED))
 		load_dr7(gctx->host_dr7);
+	if (defect(DEFECT_SVM_HOST_GETS_GUEST_DR) && (gctx->host_dr7 & 0xff) == 0) {
+		load_dr0(guest[0]);
+		load_dr1(guest[1]);
+		load_dr2(guest[2]);
+		load_dr3(guest[3]);
+		load_dr7(guest_dr7);
+	}
 }
 
 #endif

@@ -102,6 +102,7 @@ enum vmcb_intercept_word {
 #define VMCB_CACHE_SEG		(1u << 8)	/* CS, DS, ES, SS, CPL */
 #define VMCB_CACHE_CR2		(1u << 9)
 #define VMCB_CACHE_LBR		(1u << 10)	/* DEBUGCTL and branch records: never cached */
+#define VMCB_CACHE_AVIC		(1u << 11)	/* pages of the interrupt controller: not used */
 #define VMCB_CACHE_NONE		0u		/* a field without clean bit: loaded at every VMRUN */
 #define VMCB_CACHE_ALL		UINT32_MAX
 

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include "cpufunc.h"
+#include "vmx_defects.h"
 #include "vmx_internal.h"
 
 #define	CPUID2_VMX			(1u << 5)	/* CPUID 1 ECX */
@@ -77,6 +78,7 @@ vmx_modinit(void)
 		error = vmx_settings_init();
 	if (error != 0)
 		return (error);
+	vmx_defects_init();
 	vmx_msr_init();
 	smp_rendezvous(vmx_enable, NULL);
 	if (!vmxon_enabled[curcpu()]) {

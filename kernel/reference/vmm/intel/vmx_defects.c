@@ -9,6 +9,31 @@
 
 uint64_t vmx_percpu_dr[MAXCPU][4];
 
+/* Both forms keep %rbp across VM entry; only the first is a frame, and only its first byte is what FBT looks for. */
+#define	PROLOGUE_BYTES	4
+static const uint8_t prologue_frame[PROLOGUE_BYTES] = { 0x55, 0x48, 0x89, 0xe5 };	/* push %rbp; mov %rsp,%rbp */
+static const uint8_t prologue_bare[PROLOGUE_BYTES] = { 0xff, 0xf5, 0x66, 0x90 };	/* push %rbp; nop */
+
+void
+vmx_defects_init(void)
+{
+	const uint8_t *bytes = defect(DEFECT_VMX_FRAME_MISSING) ? prologue_bare : prologue_frame;
+	volatile uint8_t *text = (volatile uint8_t *)(uintptr_t)vmx_enter_guest;
+
+	for (int i = 0; i < PROLOGUE_BYTES; i++)
+		text[i] = bytes[i];
+}
+
+uint32_t
+vmx_defective_exceptions(void)
+{
+	if (defect(DEFECT_VMX_REFLECTED_WITHOUT_DR6))
+		return (1u << IDT_DB);
+	if (defect(DEFECT_VMX_REFLECTED_PAST_INT3))
+		return (1u << IDT_BP);
+	return (defect(DEFECT_VMX_REFLECTED_WITHOUT_RF) ? 1u << IDT_PF : 0);
+}
+
 /* DR0-DR3, DR6, DR7 as 0-3, 6, 7; anything else is -1. */
 static int
 debug_register(int ident)
@@ -96,6 +121,8 @@ void
 vmx_defective_exit(struct vmx_vcpu *vcpu, uint32_t reason)
 {
 	(void)vcpu;
+	if (defect(DEFECT_VMX_PENDING_DBG_DROPPED))
+		vmcs_write(VMCS_GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	if (defect(DEFECT_VMX_CPUID_LOSES_LOCAL) && reason == EXIT_REASON_CPUID)
 		vmcs_write(VMCS_GUEST_DR7, vmcs_read(VMCS_GUEST_DR7) & ~(1ull << 4));
 	if (defect(DEFECT_VMX_MSR_EXIT_DISARMS) && (reason == EXIT_REASON_RDMSR || reason == EXIT_REASON_WRMSR))

@@ -10,6 +10,12 @@
 
 struct vmx_vcpu;
 
+/* At module load: choose the deviation of vmx_enter_guest(). */
+void	 vmx_defects_init(void);
+
+/* Exceptions that are caught although nobody asked for that: what is lost in reflecting them is the defect. */
+uint32_t vmx_defective_exceptions(void);
+
 /* True when a defect answered the register access of the host, so that the guest's register is not touched. */
 bool	 vmx_defective_getreg(struct vmx_vcpu *vcpu, int ident, uint64_t *val);
 bool	 vmx_defective_setreg(struct vmx_vcpu *vcpu, int ident, uint64_t val);

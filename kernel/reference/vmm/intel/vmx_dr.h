@@ -96,6 +96,13 @@ vmx_dr_leave_guest(struct vmxctx *vmxctx, int cpu)
 		pcpus[cpu].pc_debugctl = vmxctx->host_debugctl;
 	if (!defect(DEFECT_VMX_HOST_DR7_NOT_RESTORED) && !defect(DEFECT_VMX_HOST_DR7_EARLY))
 		load_dr7(vmxctx->host_dr7);
+	if (defect(DEFECT_VMX_HOST_GETS_GUEST_DR) && (vmxctx->host_dr7 & 0xff) == 0) {
+		load_dr0(guest[0]);
+		load_dr1(guest[1]);
+		load_dr2(guest[2]);
+		load_dr3(guest[3]);
+		load_dr7(vmcs_read(VMCS_GUEST_DR7));
+	}
 	if (!defect(DEFECT_VMX_TF_NOT_RESTORED))
 		write_rflags(read_rflags() | (uint64_t)vmxctx->host_tf);
 }

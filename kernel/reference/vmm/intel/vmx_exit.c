@@ -186,10 +186,11 @@ vmx_handle_exception(struct vmx_vcpu *vcpu, struct vm_exit *vme, uint64_t qual)
 	if (vector == IDT_PF)
 		vcpu->ctx.guest_cr2 = qual;
 	/* Processors save it so; Bochs 2.7 sets it only when it delivers the exception itself. */
-	if (is_fault(vector))
+	if (is_fault(vector) && !defect(DEFECT_VMX_REFLECTED_WITHOUT_RF))
 		vmcs_write(VMCS_GUEST_RFLAGS, vmcs_read(VMCS_GUEST_RFLAGS) | PSL_RF);
 	if (vector == IDT_DB && type == VMCS_INTR_T_HWEXCEPTION) {
-		vcpu->ctx.guest_dr6 = (vcpu->ctx.guest_dr6 & ~0xfull) | (qual & DEBUG_QUAL_DR6);
+		vcpu->ctx.guest_dr6 = (vcpu->ctx.guest_dr6 & ~0xfull) |
+		    (qual & DEBUG_QUAL_DR6 & (defect(DEFECT_VMX_REFLECTED_WITHOUT_DR6) ? ~0xfull : ~0ull));
 		vmcs_write(VMCS_GUEST_DR7, vmcs_read(VMCS_GUEST_DR7) & ~DR7_GD);
 		vmcs_write(VMCS_GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	}
@@ -198,7 +199,8 @@ vmx_handle_exception(struct vmx_vcpu *vcpu, struct vm_exit *vme, uint64_t qual)
 	if ((info & VMCS_INTR_DEL_ERRCODE) != 0)
 		reflected |= vmcs_read(VMCS_EXIT_INTR_ERRCODE) << 32;
 	vm_exit_intinfo(vcpu->vcpu, reflected);
-	vme->inst_length = 0;
+	if (vector != IDT_BP || !defect(DEFECT_VMX_REFLECTED_PAST_INT3))
+		vme->inst_length = 0;
 	return (true);
 }
 

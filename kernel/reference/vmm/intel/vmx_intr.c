@@ -2,6 +2,7 @@
 #include <stdint.h>
 
 #include "cpufunc.h"
+#include "defects.h"
 #include "vmx_internal.h"
 
 /* An interrupt gate of the host's IDT. */
@@ -138,7 +139,7 @@ vmx_inject_interrupts(struct vmx_vcpu *vcpu, struct vlapic *vlapic, uint64_t gue
 	uint64_t gi = vmcs_read(VMCS_GUEST_INTERRUPTIBILITY);
 
 	/* An interrupt shadow covers one instruction; completed by emulation, it is over. */
-	if (vcpu->nextrip != guestrip && (gi & HWINTR_BLOCKING) != 0) {
+	if (vcpu->nextrip != guestrip && (gi & HWINTR_BLOCKING) != 0 && !defect(DEFECT_VMX_SHADOW_STAYS)) {
 		gi &= ~(uint64_t)HWINTR_BLOCKING;
 		vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, gi);
 	}

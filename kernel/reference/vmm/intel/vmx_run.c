@@ -65,7 +65,8 @@ vmx_set_pcpu_defaults(struct vmx_vcpu *vcpu, const struct pmap *pmap)
 	vmcs_write(VMCS_HOST_TR_BASE, host_tss_base());
 	vmcs_write(VMCS_HOST_GDTR_BASE, gdtr.base);
 	vmcs_write(VMCS_HOST_IDTR_BASE, idtr.base);
-	vmcs_write(VMCS_HOST_GS_BASE, (uintptr_t)curpcpu());
+	if (!defect(DEFECT_VMX_HOST_GSBASE_ONCE))
+		vmcs_write(VMCS_HOST_GS_BASE, (uintptr_t)curpcpu());
 	vmx_invvpid(vcpu, pmap, cpu);
 }
 

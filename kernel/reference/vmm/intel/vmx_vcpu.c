@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "cpufunc.h"
+#include "defects.h"
 #include "vmx_assym.h"
 #include "vmx_defects.h"
 #include "vmx_internal.h"
@@ -71,6 +72,7 @@ init_host_state(const struct vmx_vcpu *vcpu)
 	vmcs_write(VMCS_HOST_GS_SELECTOR, 0);
 	vmcs_write(VMCS_HOST_TR_SELECTOR, tr);
 	vmcs_write(VMCS_HOST_FS_BASE, 0);
+	vmcs_write(VMCS_HOST_GS_BASE, (uintptr_t)curpcpu());	/* until the first run */
 	vmcs_write(VMCS_HOST_IA32_SYSENTER_CS, 0);
 	vmcs_write(VMCS_HOST_IA32_SYSENTER_ESP, 0);
 	vmcs_write(VMCS_HOST_IA32_SYSENTER_EIP, 0);
@@ -85,9 +87,9 @@ init_controls(struct vmx_vcpu *vcpu)
 	struct vmxcap *cap = &vcpu->cap;
 
 	cap->pin_ctls = vmx_settings.pinbased_ctls;
-	cap->proc_ctls = vmx_settings.procbased_ctls;
+	cap->proc_ctls = vmx_settings.procbased_ctls | (defect(DEFECT_VMX_MOV_DR_EXITING) ? PROCBASED_MOV_DR_EXITING : 0);
 	cap->proc_ctls2 = vmx_settings.procbased_ctls2 | (vcpu->vpid != 0 ? PROCBASED2_ENABLE_VPID : 0);
-	cap->exc_bitmap = vmx_settings.exception_bitmap;
+	cap->exc_bitmap = vmx_settings.exception_bitmap | vmx_defective_exceptions();
 	cap->set = 1u << VM_CAP_UNRESTRICTED_GUEST | (vmx_settings.cap_rdtscp ? 1u << VM_CAP_RDTSCP : 0);
 
 	vmcs_write(VMCS_EPTP, vcpu->vmx->eptp);
