@@ -11,6 +11,7 @@ main(void)
 
 	load_tables(0);
 	touch_stacks(0);
+	offer_records(header->end_method & END_KEEP_RECORDS);
 	uart_init();
 	send_banner(header->nonce);
 	record_captured(ctx, RESET_STATE);

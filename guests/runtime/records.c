@@ -191,6 +191,14 @@ tell_length(uint32_t bytes)
 		*word++ = digits[blocks / scale % 10];
 }
 
+/* Until the run's end it is the whole area, so that a guest that never comes there leaves what it had noted. */
+void
+offer_records(int keep)
+{
+	if (keep)
+		tell_length(RECORDS_END - RECORDS);
+}
+
 void
 send_records(uint32_t nonce, int keep)
 {

@@ -149,6 +149,7 @@ struct record *record_new(struct context *ctx, unsigned kind);
 uint32_t crc32(uint32_t crc, const void *data, size_t length);
 void uart_init(void);
 void send_banner(uint32_t nonce);
+void offer_records(int keep);
 void send_phase(uint32_t nonce, uint32_t phase);
 void send_records(uint32_t nonce, int keep);
 uint8_t uart_receive(void);

@@ -11,6 +11,7 @@ from harness.guest.records import (
     decode,
     has_banner,
     is_finished,
+    noted,
     phases,
     with_memory,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "decode",
     "has_banner",
     "is_finished",
+    "noted",
     "phases",
     "with_memory",
 ]

@@ -18,6 +18,8 @@ from harness.guest.registers import VECTORS
 from harness.guest.state import ControlRegisters, DebugRegisters, DescriptorTables
 
 _RECORD = struct.Struct("<IBBHQIIHBBIQQQQQQ")
+#: Bytes of a record in the guest's memory.
+RECORD_SIZE = _RECORD.size
 #: Stands between a console and the records that were read in the guest's memory, where both are kept as one.
 _MEMORY_MARK = b"\r\n-- records, as read in the guest's memory --\r\n"
 _LINE = re.compile(rb"(?:VGP1 ([BPE]) ([0-9a-f]{8})((?: [0-9a-f]+)*)|R ([0-9a-f.]+)) ([0-9a-f]{8})\r*\n")
@@ -304,6 +306,21 @@ def with_memory(console: bytes, memory: bytes) -> bytes:
     """
     closing = re.search(rb"VGP1 E [0-9a-f]{8} ([0-9a-f]{8}) ", console)
     return console + _MEMORY_MARK + (memory if closing is None else memory[: int(closing[1], 16) * _RECORD.size])
+
+
+def noted(memory: bytes) -> tuple[Record, ...]:
+    """What a guest had noted in its memory that never came to its end, up to the first record that is not in order or
+    was never written: to look at, not to judge by."""
+    found: list[Record] = []
+    for at in range(0, len(memory) - _RECORD.size + 1, _RECORD.size):
+        try:
+            record = Record.unpack(memory[at : at + _RECORD.size])
+        except RecordsDamaged:
+            break
+        if record.seq != len(found):
+            break
+        found.append(record)
+    return tuple(found)
 
 
 def _pack(text: str, number: int) -> bytes:

@@ -37,10 +37,12 @@ from harness.bhyve import (
 )
 from harness.bhyve.runscript import Finished
 from harness.errors import GuestHang, GuestSilent, RecordsDamaged, SshLost, TestDefect, UnexpectedAnswer, VmmcheckError
-from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases, with_memory
+from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, noted, phases, with_memory
+from harness.guest.records import RECORD_SIZE
 from harness.hosts import Host, MessageLog, Witness
 from harness.hosts.state import HostDebugState, ThreadBases
 from harness.hosts.witness import parse_bases, parse_state, show_state
+from harness.jsontext import listed
 from harness.recording import Recorder
 from harness.subjects.bare import record_program, record_result
 from harness.subjects.protocol import HostActions, Platform, Subject
@@ -158,10 +160,22 @@ class BhyveGuest:
                 finished = self._script.read(done, self._recorder)
             finally:
                 records = finished.records if finished is not None else b""
+                if records and not is_finished(done.stdout):
+                    records = self._keep_unfinished(records)
                 console = with_memory(done.stdout, records) if records else done.stdout
                 self._recorder.add_file(self._evidence("console.raw"), console)
             self._finished = finished
         return self._finished
+
+    def _keep_unfinished(self, memory: bytes) -> bytes:
+        """Show what a guest had noted that did not come to its end; the bytes of that."""
+        found = noted(memory)
+        if found:
+            entries = listed([record.as_dict() for record in found])
+            self._recorder.add_file(self._evidence("noted.json"), entries.encode())
+            last = f"it had noted {len(found)} records, the last one in operation {found[-1].op} of its program"
+            self._recorder.add_note(f"The guest '{self._name}' did not come to its end: {last}.")
+        return memory[: len(found) * RECORD_SIZE]
 
     def _evidence(self, name: str) -> str:
         return name if self._name == NAME_PREFIX else f"{self._name.removeprefix(f'{NAME_PREFIX}-')}-{name}"

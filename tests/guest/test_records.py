@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.errors import GuestSilent, ProgramInvalid, RecordsDamaged
-from harness.guest import EndMethod, Program, Result, Rom, decode, tables, with_memory
+from harness.guest import EndMethod, Program, Result, Rom, decode, noted, tables, with_memory
 from harness.guest.records import Kind, Mode
 from harness.recording import NullRecorder
 from harness.subjects.bare import BareSubject
@@ -135,3 +135,12 @@ def test_what_is_behind_the_last_record_in_its_block_is_none() -> None:
     assert with_memory(console, record * 2 + b"\xff" * 100) == exact
     # Where the console does not say how many there are nothing is cut off.
     assert with_memory(console[:30], record * 3).endswith(record * 3)
+
+
+def test_what_an_unfinished_guest_noted_ends_where_the_order_does() -> None:
+    # Sequence number and kind (RECORD_NOTE) of a record; the rest is 0.
+    memory = [n.to_bytes(4, "little") + bytes([Kind.NOTE]) + bytes(75) for n in range(3)]
+    assert [record.seq for record in noted(b"".join(memory) + bytes(160) + memory[0])] == [0, 1, 2]
+    assert [record.seq for record in noted(memory[0] + memory[1][:50])] == [0]
+    assert noted(memory[1]) == ()
+    assert noted(b"") == ()

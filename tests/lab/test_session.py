@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 
@@ -226,7 +227,10 @@ def test_a_guest_that_hangs_is_ended_and_the_next_item_runs(session: SshSession)
     subject = session.begin(notes)
     with pytest.raises(GuestHang) as caught, subject.start(quiet(phases=1), seconds=1.5) as guest:
         guest.finish()
-    assert notes.notes == ["The guest 'vmmcheck' was still running and was ended by --force-poweroff."]
+    ended, left = notes.notes
+    assert ended == "The guest 'vmmcheck' was still running and was ended by --force-poweroff."
+    # What it had noted at its start, and nothing of what was never written.
+    assert re.search(r"did not come to its end: it had noted \d records, the last one in operation \d+ of", left)
     assert session.explain(caught.value) is caught.value
     session.end()
     session.begin(NullRecorder()).run(quiet())
