@@ -128,32 +128,42 @@ def test_the_segment_base_counts(subject: Subject, mode: str, base: str) -> None
     expect_exceptions("a store beside it", result.exceptions_of(beside), ref="SDM3 17.2.1")
 
 
+#: What vm86 code does -> snippet, and the exception that it meets where IOPL is 3 and where it is 0. INT n is checked
+#: against IOPL first (error code 0), then against its gate: that of vector 1 is closed to CPL 3, that of 3 is open.
+VM86 = {
+    "mov_dr": ("write_dr0", "#GP", "#GP"),
+    "watch": ("store_mov_4", "#DB", "#DB"),
+    "int3": ("int3", "#BP", "#BP"),
+    "int_1": ("int1", "#GP", "#GP"),
+    "int_n_3": ("int_n_3", "#BP", "#GP"),
+}
+
+
 @case(
     "MOD-04",
-    rule="vm86: MOV DR is #GP, watches and INT3 work, INT n with IOPL 3 is checked against its gate",
+    rule="vm86: MOV DR is #GP, watches and INT3 work, INT n is checked against IOPL and then against its gate",
     refs=("SDM3 17.2", "SDM3 20.3.3"),
     priority=3,
     needs=("vm86",),
 )
-@axis("what", (variant("mov_dr"), variant("watch"), variant("int3"), variant("int_n")))
-def test_virtual_8086_mode(subject: Subject, what: str) -> None:
-    program = Program(f"vm86: {what}")
+@axis("iopl", (3, 0), prefix="iopl")
+@axis("what", tuple(VM86))
+def test_virtual_8086_mode(subject: Subject, what: str, iopl: int) -> None:
+    program = Program(f"vm86 with IOPL {iopl}: {what}")
     watched = program.watched(low=True)
     base = watched - SEGMENT_OFFSET & ~0xF
     program.arm(dr=3, address=watched, type="write", length=4)
-    if what == "watch":
-        run = program.execute("store_mov_4", watched, 1, mode="vm86", segment_base=base)
-    else:
-        run = program.execute({"mov_dr": "write_dr0", "int3": "int3", "int_n": "int1"}[what], 0, 5, mode="vm86")
+    snippet, privileged, unprivileged = VM86[what]
+    mode = {3: "vm86", 0: "vm86_iopl0"}[iopl]
+    run = program.execute(snippet, watched, 5, mode=mode, segment_base=base)
     after = program.snapshot()
     result = subject.run(program)
     found = result.exceptions_of(run)
-    vector = {"mov_dr": "#GP", "watch": "#DB", "int3": "#BP", "int_n": "#GP"}[what]
+    vector = {3: privileged, 0: unprivileged}[iopl]
     expect_exceptions(f"vm86 {what}", found, vector, ref="SDM3 17.2")
     place = found[0].site if vector == "#GP" else found[0].next
     expect_register("rip", found[0].rip, place, ref="SDM3 17.2")
-    # INT 1 is a matter of its gate, which is closed to CPL 3; were it one of IOPL, the error code would be 0.
-    expect_register("error code", found[0].error, {"int_n": 1 << 3 | IDT_BIT}.get(what, 0), ref="SDM3 20.3.3")
+    expect_register("iopl", found[0].rflags, iopl << 12, mask=3 << 12, ref="SDM3 20.2")
+    gate = {("int_1", 3): 1 << 3 | IDT_BIT}.get((what, iopl), 0)
+    expect_register("error code", found[0].error, gate, ref="SDM3 20.3.3")
     expect_register("dr3 afterwards", result.snapshot(after).dr3, watched, ref="SDM3 17.2")
-
-

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from harness.cases import axis, case, variant
 from harness.expect import expect_exceptions, expect_register
-from harness.guest import Program
-from harness.guest.registers import DR6_BT
+from harness.guest import Program, tables
+from harness.guest.registers import DR6_BS, DR6_BT, DR6_CAUSES, RFLAGS_NT, RFLAGS_TF
 from harness.subjects import Subject
 
-#: Asks for the T bit in the state of the second task (second argument of the snippet).
-T_BIT = 1 << 32
+#: Above the low half of the second argument of 32-bit snippets: the T bit in the state of the second task, and #DB
+#: through a task gate to it.
+T_BIT, TASK_GATE = (tables.constants()[name] << 32 for name in ("TASK_TRAP", "TASK_GATE"))
+#: The task that programs run in.
+FIRST_TASK = tables.constants()["SELECTOR_TSS32"]
 
 
 @case(
@@ -35,6 +38,41 @@ def test_the_t_bit_of_a_task(subject: Subject, trap: bool) -> None:
     for record in found:
         expect_register("dr6.bt", record.dr6, DR6_BT, mask=DR6_BT, ref="SDM3 17.3.1.5")
         expect_register("rip", record.rip, begin[0].rip, ref="SDM3 17.3.1.5")
+
+
+@case(
+    "TSK-01",
+    rule="#DB through a task gate: its handler has the link to the interrupted task and NT, and steps no further",
+    refs=("SDM3 17.3.1.5", "SDM3 7.3"),
+    priority=3,
+    needs=("task-switch",),
+)
+@axis("event", ("watch", "step"))
+def test_a_debug_exception_through_a_task_gate(subject: Subject, event: str) -> None:
+    program = Program(f"#DB of a {event} through a task gate")
+    watched = program.watched(low=True)
+    if event == "watch":
+        program.arm(dr=1, address=watched, type="write", length=4, enable="G")
+    program.exit("cpuid")
+    snippet = {"watch": "store_mov_4", "step": "step_nops"}[event]
+    gated = program.execute(snippet, watched, TASK_GATE | 0x77, mode="prot32")
+    content = program.peek(watched, 4)
+    # The control: the same event through an interrupt gate, which is no task switch.
+    plain = program.execute(snippet, watched, 0x78, mode="prot32")
+    result = subject.run(program)
+    found = result.exceptions_of(gated)
+    expect_exceptions("the event through the task gate", found, "#DB", ref="SDM3 17.3.1.5")
+    (hit,) = found
+    through_interrupt_gate = result.exceptions_of(plain)[0]
+    cause, stepping = {"watch": (1 << 1, 0), "step": (DR6_BS, RFLAGS_TF)}[event]
+    expect_register("dr6 causes", hit.dr6, cause, mask=DR6_CAUSES, ref="SDM3 17.2.3")
+    expect_register("link of the handler's task", hit.aux, FIRST_TASK, ref="SDM3 7.4")
+    expect_register("nt and tf of the handler", hit.error, RFLAGS_NT, mask=RFLAGS_NT | RFLAGS_TF, ref="SDM3 7.3")
+    expect_register("tf kept of the interrupted task", hit.rflags, stepping, mask=RFLAGS_TF, ref="SDM3 7.3")
+    expect_register("nt kept of the interrupted task", hit.rflags, 0, mask=RFLAGS_NT, ref="SDM3 7.3")
+    expect_register("rip kept of the interrupted task", hit.rip, through_interrupt_gate.rip, ref="SDM3 17.3.1")
+    stored = {"watch": 0x77, "step": 0}[event]
+    expect_register("memory, behind the way back", result.value(content), stored)
 
 
 @case(

@@ -96,6 +96,11 @@
 #define MODE_PROT32         5   /* 32-bit code at CPL 0, long mode and paging off */
 #define MODE_VM86           6
 #define MODE_COMPAT16       7   /* 16-bit code at CPL 3 in long mode */
+#define MODE_VM86_IOPL0     8   /* virtual-8086 code that may not execute INT n */
+
+#define TASK_TRAP           1   /* bits above the low half of a prot32 snippet's second argument: T bit in the state of */
+#define TASK_GATE           2   /* the second task; #DB through a task gate: `error` EFLAGS of its handler, `aux` its link */
+#define TASK_GATE_USER      4   /* #AC goes to code at CPL 3, on the stack that it finds */
 
 #define END_PARK            0   /* no signal: park at once */
 #define END_TESTDEV         1   /* bhyve pc-testdev: port 0xf4 */

@@ -9,7 +9,9 @@
 
 #define CR0_PE      0x00000001
 #define CR0_PG      0x80000000
-#define VM86_FLAGS  0x00023002          /* VM, IOPL 3 */
+#define VM86_FLAGS  0x00020002          /* VM */
+#define IOPL3       0x00003000
+#define RFLAGS_TF   0x00000100
 #define LOW_SEGMENT (LOW_CODE >> 4)
 
 	.text
@@ -70,7 +72,11 @@ legacy32:
 	je	1f
 	cmpl	$MODE_REAL, %eax
 	je	2f
+	movl	$(VM86_FLAGS | IOPL3), %ecx
 	cmpl	$MODE_VM86, %eax
+	je	3f
+	movl	$VM86_FLAGS, %ecx
+	cmpl	$MODE_VM86_IOPL0, %eax
 	je	3f
 	/* 32-bit code at CPL 0 */
 	movw	DATA, %ax
@@ -91,7 +97,7 @@ legacy32:
 	pushl	$0
 	pushl	$0
 	pushl	$VM86_STACK
-	pushl	$VM86_FLAGS
+	pushl	%ecx
 	pushl	$LOW_SEGMENT
 	pushl	$(common16 - LOW_CODE)
 	iretl
@@ -118,6 +124,43 @@ task_entry_next:
 	iretl
 	jmp	task_entry
 
+	/*
+	 * A debug exception through a task gate: what the processor kept of the interrupted task is an event as every other,
+	 * and beside it the flags and the link of this one. It steps no further.
+	 */
+	.globl task_debug
+task_debug:
+	pushfl
+	popl	%ecx
+	movl	COUNT, %ebx
+	incl	COUNT
+	cmpl	$LEGACY_EVENTS_MAX, %ebx
+	jb	1f
+	movl	$(LEGACY_EVENTS_MAX - 1), %ebx
+1:	shll	$6, %ebx
+	addl	$LEGACY_EVENTS, %ebx
+	movl	$1, (%ebx)
+	movl	legacy_tasks + TASK_EIP, %eax
+	movl	%eax, 4(%ebx)
+	movl	legacy_tasks + TASK_CS, %eax
+	movl	%eax, 8(%ebx)
+	movl	legacy_tasks + TASK_EFLAGS, %eax
+	movl	%eax, 12(%ebx)
+	movl	%ecx, 16(%ebx)
+	movl	%dr6, %eax
+	movl	%eax, 20(%ebx)
+	movl	%dr7, %eax
+	movl	%eax, 24(%ebx)
+	movzwl	legacy_tasks + TASK_SIZE, %eax
+	movl	%eax, 28(%ebx)
+	movl	$0, 32(%ebx)
+	movl	$0, 36(%ebx)
+	movl	$0xFFFF0FF0, %eax
+	movl	%eax, %dr6
+	andl	$~RFLAGS_TF, legacy_tasks + TASK_EFLAGS
+	iretl
+	jmp	task_debug
+
 	.section .low, "ax"
 	.code16
 	/* All 16-bit modes: CS has base LOW_CODE, SS base 0. */
@@ -138,9 +181,13 @@ leave16:
 	cmpl	$MODE_REAL, %eax
 	je	from_real
 	cmpl	$MODE_VM86, %eax
-	je	1f
+	je	leave_vm86
+	cmpl	$MODE_VM86_IOPL0, %eax
+	je	leave_vm86
 	ljmpl	$SELECTOR_CODE32, $legacy32_exit
-1:	int	$0x20
+	.globl leave_vm86
+leave_vm86:
+	int	$0x20                           /* or #GP here, see exception32 */
 
 to_real:
 	movw	$SELECTOR_DATA64K, %ax

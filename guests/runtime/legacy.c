@@ -5,8 +5,10 @@
  * low memory; here they become records.
  */
 #include "runtime.h"
+#include "legacy.h"
 
 #define GATE_INTERRUPT32 0x8E
+#define GATE_TASK        0x85
 #define VECTOR_RETURN    0x20           /* vector by which virtual-8086 code comes back */
 #define STUB_STRIDE      16
 #define STUB16_STRIDE    8
@@ -34,13 +36,16 @@ struct tss32 {
 	uint8_t ports[33];              /* ports 0 to 0xFF are open */
 };
 
+_Static_assert(offsetof(struct tss32, eip) == TASK_EIP && offsetof(struct tss32, eflags) == TASK_EFLAGS &&
+    offsetof(struct tss32, cs) == TASK_CS && sizeof(struct tss32) == TASK_SIZE, "legacy.S");
+
 _Static_assert(sizeof(struct event) == 64, "event");
 
-extern char stubs32[], stub_return[], stubs16[], task_entry[];
+extern char stubs32[], stub_return[], stubs16[], task_entry[], task_debug[];
 void enter_legacy(void);
 
 struct gate32 legacy_idt[VECTOR_RETURN + 1];
-static struct tss32 tasks[2];
+struct tss32 legacy_tasks[2];
 
 static struct gate32
 gate32(const char *handler, unsigned dpl)
@@ -63,7 +68,7 @@ set_task(unsigned selector, struct tss32 *task)
 
 /* Vector tables of the modes: an IDT with 32-bit gates, and real mode's table at address 0. */
 static void
-build_tables(void)
+build_tables(unsigned how)
 {
 	for (unsigned vector = 0; vector < VECTORS; vector++) {
 		legacy_idt[vector] = gate32(stubs32 + vector * STUB_STRIDE, vector == VECTOR_BP ? 3 : 0);
@@ -71,19 +76,25 @@ build_tables(void)
 		    (uint16_t)((uint64_t)stubs16 + vector * STUB16_STRIDE - LOW_CODE);
 	}
 	legacy_idt[VECTOR_RETURN] = gate32(stub_return, 3);
+	if (how & TASK_GATE)
+		legacy_idt[VECTOR_DB] = (struct gate32){ 0, SELECTOR_TASK, GATE_TASK << 8, 0 };
+	if (how & TASK_GATE_USER)
+		legacy_idt[VECTOR_AC].selector = SELECTOR_USER32;
 }
 
 static void
-build_tasks(int trap)
+build_tasks(unsigned how)
 {
-	tasks[0] = (struct tss32){ .esp0 = LOW_STACK, .ss0 = SELECTOR_DATA,
+	const char *entry = how & TASK_GATE ? task_debug : task_entry;
+
+	legacy_tasks[0] = (struct tss32){ .esp0 = LOW_STACK, .ss0 = SELECTOR_DATA,
 	    .iomap = offsetof(struct tss32, ports), .ports[32] = 0xFF };
-	tasks[1] = (struct tss32){ .eip = (uint32_t)(uint64_t)task_entry, .eflags = 2,
+	legacy_tasks[1] = (struct tss32){ .eip = (uint32_t)(uint64_t)entry, .eflags = 2,
 	    .esp = VM86_STACK, .es = SELECTOR_DATA, .cs = SELECTOR_CODE32, .ss = SELECTOR_DATA, .ds = SELECTOR_DATA,
-	    .fs = SELECTOR_DATA, .gs = SELECTOR_DATA, .trap = (uint16_t)trap,
+	    .fs = SELECTOR_DATA, .gs = SELECTOR_DATA, .trap = (uint16_t)(how & TASK_TRAP),
 	    .iomap = offsetof(struct tss32, ports), .ports[32] = 0xFF };
-	set_task(SELECTOR_TSS32, &tasks[0]);
-	set_task(SELECTOR_TASK, &tasks[1]);
+	set_task(SELECTOR_TSS32, &legacy_tasks[0]);
+	set_task(SELECTOR_TASK, &legacy_tasks[1]);
 }
 
 static void
@@ -104,7 +115,7 @@ record_event(struct context *ctx, unsigned mode, const struct event *event)
 	record->aux = event->eax;
 }
 
-/* OP_EXEC in one of the modes; the result is eax. Bit 32 of op->y asks for the T bit in the second task's state. */
+/* OP_EXEC in one of the modes; the result is eax. Above the low half of op->y stand bits of TASK_*. */
 uint64_t
 exec_legacy(struct context *ctx, unsigned mode, const struct op *op)
 {
@@ -113,8 +124,8 @@ exec_legacy(struct context *ctx, unsigned mode, const struct op *op)
 	const struct snippet *snippet = find_snippet(mode, op->c);
 	uint32_t base = (uint32_t)(op->z >> 32);
 
-	build_tables();
-	build_tasks((int)(op->y >> 32 & 1));
+	build_tables((unsigned)(op->y >> 32));
+	build_tasks((unsigned)(op->y >> 32));
 	set_data_base(SELECTOR_BASED, base);
 	legacy->mode = mode;
 	legacy->base = mode == MODE_PROT32 ? 0 : LOW_CODE;
@@ -126,7 +137,7 @@ exec_legacy(struct context *ctx, unsigned mode, const struct op *op)
 	legacy->edx = (uint32_t)op->z;
 	legacy->flags = ctx->handler_flags;
 	legacy->value_at = (uint32_t)ctx->value_at;
-	legacy->data = mode == MODE_REAL || mode == MODE_VM86 ? base >> 4 : SELECTOR_BASED;
+	legacy->data = mode == MODE_REAL || mode == MODE_VM86 || mode == MODE_VM86_IOPL0 ? base >> 4 : SELECTOR_BASED;
 	legacy->count = legacy->abort = legacy->eax = 0;
 	/* Touched now, not in the middle of an exception's delivery. */
 	*(volatile uint8_t *)(LOW_STACK - 64) = 0;

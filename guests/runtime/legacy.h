@@ -16,6 +16,11 @@
 #define ABORT       (LEGACY + 48)
 #define BASE        (LEGACY + 52)
 #define RSP         (LEGACY + 64)
+/* Of struct tss32. */
+#define TASK_EIP    32
+#define TASK_EFLAGS 36
+#define TASK_CS     76
+#define TASK_SIZE   140
 /* The interrupted code, while its event is noted. */
 #define F_VECTOR    (LEGACY + 80)
 #define F_ERROR     (LEGACY + 84)

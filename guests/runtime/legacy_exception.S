@@ -157,7 +157,12 @@ exception32:
 	movl	%eax, F_EFLAGS
 	movl	36(%esp), %eax
 	movl	%eax, F_EAX
-	call	note_event32
+	/* Virtual-8086 code without IOPL 3 comes back by the fault of its last INT n. */
+	cmpl	$MODE_VM86_IOPL0, MODE
+	jne	1f
+	cmpl	$(leave_vm86 - LOW_CODE), F_EIP
+	je	legacy32_exit
+1:	call	note_event32
 	cmpl	$0, ABORT
 	jne	legacy32_exit
 	movl	F_EIP, %eax

@@ -17,6 +17,7 @@
 #define VECTOR_BP       3
 #define VECTOR_DF       8
 #define VECTOR_PF       14
+#define VECTOR_AC       17
 #define VECTOR_TIMER    0x40
 #define VECTOR_SPURIOUS 0xFF
 #define VECTOR_LEAVE    0x80    /* the way back from CPL 3 */

@@ -51,3 +51,21 @@ s32_\name\()_next:
 	after step_task_switch
 	step_off
 	ret
+
+	/* At CPL 3, alignment checked, on a stack that is not aligned: an access that is not, either. For TASK_GATE_USER. */
+	snippet endless_ac
+	movl	%cr0, %eax
+	orl	$0x40000, %eax
+	movl	%eax, %cr0
+	movw	$SELECTOR_USER_DATA, %ax
+	movw	%ax, %ds
+	pushl	$SELECTOR_USER_DATA
+	pushl	$(LOW_DATA_END - 3)
+	pushl	$0x40002                        /* AC */
+	pushl	$SELECTOR_USER32
+	pushl	$endless_ac_user
+	iretl
+endless_ac_user:
+	site endless_ac
+	movl	LOW_DATA + 1, %eax
+	next endless_ac

@@ -91,6 +91,7 @@
 	simple int3, int3
 	simple icebp, .byte 0xf1
 	simple int1, .byte 0xcd, 0x01
+	simple int_n_3, .byte 0xcd, 0x03        /* INT n with n = 3, which is not INT3 */
 	simple ud2, ud2
 
 	simple write_dr0, movl %esi, %dr0

@@ -9,8 +9,11 @@ from harness.hosts.host import Host
 from harness.timing import Deadline
 from harness.transport import RemoteProcess
 
-#: Seconds that each way is given.
+#: Seconds that each way is given, and its command.
 _PATIENCE = 4.0
+_COMMAND = 5.0
+#: So many commands that do not come back are enough: where the kernel waits for the vCPU, it does so for each of them.
+_STUCK = 2
 
 
 def find_command(vm: str) -> str:
@@ -31,14 +34,22 @@ def stop_guest(host: Host, vm: str, process: RemoteProcess) -> str:
         # A bhyve whose VM is destroyed ends with status 1 (13.2) or 4 (15).
         "--destroy": f"bhyvectl --vm={name} --destroy",
     }
+    tried, stuck = [], 0
     for way, command in ways.items():
+        tried.append(way)
         try:
-            host.try_change(command, seconds=10)
+            host.try_change(command, seconds=_COMMAND)
+        except CommandTimeout:
+            stuck += 1
+            if stuck == _STUCK:
+                break
+            continue
+        try:
             process.wait(Deadline.after(_PATIENCE * host.patience))
         except CommandTimeout:
             continue
         return way
-    raise CommandTimeout(f"The guest '{vm}' survived {', '.join(ways)}.")
+    raise CommandTimeout(f"The guest '{vm}' survived {', '.join(tried)}.")
 
 
 def remove_machine(host: Host, vm: str) -> bool:
@@ -49,6 +60,6 @@ def remove_machine(host: Host, vm: str) -> bool:
         f" bhyvectl --vm={name} --destroy; test ! -e {node}"
     )
     try:
-        return host.try_change(script, seconds=20).status == 0
+        return host.try_change(script, seconds=2 * _COMMAND).status == 0
     except VmmcheckError:
         return False

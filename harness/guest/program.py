@@ -23,7 +23,7 @@ _MASK64 = (1 << 64) - 1
 _PAGE = 2 << 20
 
 _ACCESS_SIZES = (1, 2, 4, 8, 16, 32)
-_NOT_LONG = ("real", "prot16", "prot32", "vm86")
+_NOT_LONG = ("real", "prot16", "prot32", "vm86", "vm86_iopl0")
 
 
 class EndMethod(IntEnum):
@@ -248,7 +248,7 @@ class Program:
             raise ProgramInvalid(f"Arguments in mode {mode} have 32 bits.")
         if tables.mode_width(mode) == 16 and (rdi - base) % (1 << 32) > 0xFFFF:
             raise ProgramInvalid(f"Mode {mode} cannot reach {rdi:#x} with segment base {base:#x}.")
-        if mode in ("real", "vm86") and (base % 16 or base > 0xFFFF0):
+        if mode in ("real", "vm86", "vm86_iopl0") and (base % 16 or base > 0xFFFF0):
             raise ProgramInvalid(f"Mode {mode} has no segment with base {base:#x}.")
         if mode in _NOT_LONG and self._processor:
             raise ProgramInvalid(f"Only the boot processor runs code in mode {mode}.")

@@ -60,6 +60,7 @@ class Mode(IntEnum):
     PROT32 = 5
     VM86 = 6
     COMPAT16 = 7
+    VM86_IOPL0 = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ CR0_AM = 1 << 18
 CR4_DE = 1 << 3
 
 RFLAGS_TF = 1 << 8
+RFLAGS_NT = 1 << 14
 RFLAGS_RF = 1 << 16
 
 #: Bits of DR6 that say what happened; everything else is fixed or depends on features.

@@ -26,6 +26,7 @@ _SNIPPET_HEADERS = {
 #: Width of the code that runs in each processor mode.
 _WIDTHS = {
     "long": 64, "user64": 64, "compat": 32, "prot32": 32, "real": 16, "prot16": 16, "vm86": 16, "compat16": 16,
+    "vm86_iopl0": 16,
 }  # fmt: skip
 
 

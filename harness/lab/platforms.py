@@ -18,6 +18,8 @@ PROBES = frozenset({"observe", "tunables"})
 #: virtual-8086 code (Bochs panics on it under SVM).
 #: ``trap-at-exit``: a debug trap that is pending when an instruction exits stays the guest's.
 GUEST = frozenset({"string-io", "vm86", "task-switch", "trap-at-exit"})
+#: ``endless-ac``: #AC in the delivery of #AC goes on for ever, as on a processor; Bochs runs out of its own stack.
+#: ``traced-ac``: the same where all exceptions of guests are intercepted and reflected.
 #: ``trace-exceptions``: hw.vmm.trace_guest_exceptions intercepts what guests raise. The reference hypervisor reads it
 #: on Intel only.
 TRACED = frozenset({"trace-exceptions"})
@@ -26,7 +28,7 @@ TRACED = frozenset({"trace-exceptions"})
 #: the processors of Bochs do not offer.
 STUB = {"intel": frozenset({"debug-stub", "debug-step"}), "amd": frozenset[str]()}
 #: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
-FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | TRACED | {"debugctl", "host-debugctl"}
+FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | TRACED | {"debugctl", "host-debugctl", "endless-ac"}
 #: What the helper module built for its kernel adds.
 WITNESS = PROGRAM | {"witness"}
 #: What the emulated host's witnesses add. ``host-debugctl``: the host's DEBUGCTL is switched around entries. It is a
@@ -46,7 +48,8 @@ def platform_of(alias: str, host: Host) -> Platform:
         return Platform(alias, "bare", host.vendor, f"bare Bochs {model}", True, GUEST | {"bare", "smp"})
     if isinstance(host, EmulatedHost):
         heading = f"EMULATED {host.vendor} ({CPU_MODELS[host.vendor]})"
-        own = {"intel": {"vm86", "debug-stub", "string-io"} | TRACED, "amd": {"task-switch"} | STUB["intel"]}
+        intel = TRACED | {"vm86", "debug-stub", "string-io", "traced-ac"}
+        own = {"intel": intel, "amd": {"task-switch"} | STUB["intel"]}
         guest = own[host.vendor]
         return Platform(alias, "emulated", host.vendor, heading, True, EMULATED | guest, host.ncpu)
     offered = FREEBSD if host.ncpu > 1 else FREEBSD - {"migration"}
@@ -62,7 +65,7 @@ def platform_of(alias: str, host: Host) -> Platform:
         # assists, without which svm.c hands string I/O to nobody: the VM ends. A trap that is pending at #VMEXIT it
         # delivers to the host, right behind VMRUN, where FreeBSD's handler finds the guest's GS.base: the host is gone.
         own = {"intel": {"debug-step"}, "amd": {"vm86", "string-io", "trap-at-exit"}}
-        missing = own[host.vendor] | {"debugctl", "host-debugctl"}
+        missing = own[host.vendor] | {"debugctl", "host-debugctl", "endless-ac"}
         return Platform(alias, "bochs", host.vendor, heading, True, (offered | STUB[host.vendor]) - missing, host.ncpu)
     heading = f"NESTED {host.vendor}, FreeBSD in QEMU ({alias})"
     return Platform(alias, "qemu", host.vendor, heading, True, offered, host.ncpu)

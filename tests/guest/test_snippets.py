@@ -84,6 +84,9 @@ def test_snippets_reach_their_site(bare: BareSubject, mode: str) -> None:
     known = [name for name in tables.snippets(tables.mode_width(mode)) if name not in NOT_RUN | DISARMING]
     shadowed = [name for name in known if name.startswith(("mov_ss", "pop_ss"))]
     known = [name for name in known if name not in shadowed]
+    if mode == "vm86_iopl0":
+        # POPF, by which these set the trap flag, is a matter of IOPL.
+        known = [name for name in known if not name.startswith("step_")]
     for start in range(0, len(known), 60):
         assert reach(bare, mode, known[start : start + 60]) == []
     # Behind a load of SS a breakpoint is held off (the emulator does so for both vendors).
