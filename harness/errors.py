@@ -271,10 +271,10 @@ class HardwareTrouble(InfraError):
 
 
 class EmulatorFailed(InfraError):
-    """Bochs did not start, or ended by itself."""
+    """An emulator (Bochs, QEMU) did not start, ended by itself, or did not do what it was started for."""
 
     code = "INFRA-EMULATOR"
-    help = "The emulator's log is in the evidence folder; check that the bochs package is installed and complete."
+    help = "The emulator's own log, beside the evidence or the image, says more; check that its package is complete."
 
 
 class WorkerDied(InfraError):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import ConfigError
-from harness.seeding import apply_defect, find_vmm, load_defects
+from harness.seeding import apply_defect, find_vmm, load_defects, version_of
 from harness.seeding.apply import MARKER
 
 
@@ -48,17 +48,21 @@ def defect(id: str, src: Path, out: Path) -> None:
 
 
 @kernel.command()
-@click.option("--src", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--src", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="FreeBSD's source tree, or its sys/amd64/vmm; only read.")  # fmt: skip
 def fits(src: Path) -> None:
-    """Tell which defects fit a source tree. Exit status 0 when all do, 10 otherwise."""
-    find_vmm(src)
-    good = True
-    with tempfile.TemporaryDirectory(prefix="vmmcheck-kernel-") as folder:
-        for name, entry in load_defects().items():
+    """Tell which defects fit a source tree, and what does not. Exit status 0 when all do, 10 otherwise."""
+    folder, version = find_vmm(src), version_of(src)
+    click.echo(f"sources  {folder}" + (f", __FreeBSD_version {version}" if version is not None else ""))
+    known = load_defects()
+    refused = 0
+    with tempfile.TemporaryDirectory(prefix="vmmcheck-kernel-") as work:
+        for name, entry in known.items():
             try:
-                apply_defect(entry, src, Path(folder) / name)
-                click.echo(f"fits  {name}")
+                apply_defect(entry, src, Path(work) / name)
+                click.echo(f"fits     {name}")
             except ConfigError as error:
-                good = False
-                click.echo(f"not   {name}: {error.message}")
-    raise SystemExit(0 if good else 10)
+                refused += 1
+                click.echo(f"not      {name}: {error.message}")
+    click.echo(f"{len(known) - refused} of {len(known)} defects fit")
+    raise SystemExit(10 if refused else 0)

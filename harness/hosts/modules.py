@@ -96,7 +96,10 @@ class Modules:
             self.unload(name)
             raise HostUnready(
                 f"'{path}' was loaded, but its module '{module}' did not come up.{self._messages()}",
-                help="Switch virtualisation (VT-x or SVM) on in the firmware; the kernel says what is missing.",
+                help=(
+                    "What the kernel said names what is missing: VT-x or SVM switched off in a machine's firmware, or"
+                    " not offered to this guest by the emulator or hypervisor that the host runs in."
+                ),
             )
         return file
 

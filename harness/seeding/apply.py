@@ -16,12 +16,18 @@ from harness.seeding.catalogue import Change, SourceDefect
 _VMM = Path("sys/amd64/vmm")
 #: Every seeded module says by this sysctl which defect it has: it is the code that runs, not a file, that answers.
 MARKER = "hw.vmm.vmmcheck_defect"
-_MARKER_CHANGE = Change(
-    "vmm.c",
-    (),
-    re.compile(r"^SYSCTL_NODE\(_hw, OID_AUTO, vmm,[^;]*;\n", re.MULTILINE),
-    # The name of the defect is put in with the file's own declaration in front of it.
-    '{match}SYSCTL_STRING(_hw_vmm, OID_AUTO, vmmcheck_defect, CTLFLAG_RD, "{id}", 0,\n    "seeded defect");\n',
+#: Where it is put: behind the declaration that every release has in the file of each vendor; what defines hw.vmm itself
+#: has moved between files (amd64/vmm/vmm.c, later dev/vmm/vmm_vm.c). Both files are in every vmm.ko.
+_MARKED_FILES = {"amd": "amd/svm.c", "intel": "intel/vmx.c"}
+_MARKED_PLACE = re.compile(r"^SYSCTL_DECL\(_hw_vmm\);\n", re.MULTILINE)
+# The name of the defect is put in with the file's own declaration in front of it.
+_MARKER_TEXT = (
+    '{match}SYSCTL_STRING(_hw_vmm, OID_AUTO, vmmcheck_defect, CTLFLAG_RD, "{id}", 0,\n    "seeded defect");\n'
+)
+_VERSION = re.compile(r"^#define\s+__FreeBSD_version\s+(\d+)", re.MULTILINE)
+_HELP = (
+    "The catalogue was made for 12.1 to 15 ('vmmcheck kernel fits' tells which defects fit a tree); add the layout of"
+    " these sources to kernel/freebsd/defects.toml."
 )
 
 
@@ -45,6 +51,15 @@ def find_vmm(tree: Path) -> Path:
     )
 
 
+def version_of(tree: Path) -> int | None:
+    """``__FreeBSD_version`` of a whole source tree (``sys/sys/param.h``); nothing where only a part of it is there."""
+    for header in (tree / "sys" / "sys" / "param.h", tree / "sys" / "param.h"):
+        if header.is_file():
+            match = _VERSION.search(header.read_text(encoding="utf-8", errors="replace"))
+            return int(match[1]) if match else None
+    return None
+
+
 def apply_defect(defect: SourceDefect, tree: Path, out: Path) -> Seeded:
     """Write ``out/vmm`` (the changed copy) and ``out/ID.patch``; the tree itself is only read.
 
@@ -52,7 +67,8 @@ def apply_defect(defect: SourceDefect, tree: Path, out: Path) -> Seeded:
     """
     source = find_vmm(tree)
     texts: dict[str, str] = {}
-    for change in (*defect.changes, _MARKER_CHANGE):
+    marker = Change(_MARKED_FILES[defect.vendor], (), _MARKED_PLACE, _MARKER_TEXT)
+    for change in (*defect.changes, marker):
         text = texts.get(change.file)
         if text is None:
             text = _read(source / change.file, change.file, defect)
@@ -91,7 +107,7 @@ def _edit(text: str, change: Change, defect: SourceDefect) -> str:
         raise ConfigError(
             f"'{defect.id}' does not fit these sources: {change.file}, {place}: the pattern"
             f" '{change.pattern.pattern}' is there {found} times, {change.count} was expected.",
-            help="It was made for 12.1 to 13.2; add the layout of these sources to kernel/freebsd/defects.toml.",
+            help=_HELP,
         )
     if "{match}" in change.replacement:
 
@@ -121,5 +137,5 @@ def _place(text: str, change: Change, defect: SourceDefect) -> tuple[int, int, s
                 return match.start(), match.end(), name
     raise ConfigError(
         f"'{defect.id}' does not fit these sources: {change.file} has none of {', '.join(change.within)}.",
-        help="It was made for 12.1 to 13.2; add the layout of these sources to kernel/freebsd/defects.toml.",
+        help=_HELP,
     )

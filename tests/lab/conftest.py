@@ -7,17 +7,47 @@ from pathlib import Path
 
 import pytest
 
+from harness.guest import Program
 from harness.hosts import Host
 from harness.inventory import EmulatedHost
 from harness.lab import Launcher
 from harness.lab.power import SimulatedPower
 from harness.lab.reach import reach_of
 from harness.lab.ssh_session import SshSession
+from harness.recording import NullRecorder
 from harness.timing import Deadline
 from harness.transport import SshTransport
 from tests.sshd import sshd, transport
 
 __all__ = ["sshd", "transport"]
+
+
+def quiet(*, phases: int = 0) -> Program:
+    program = Program("quiet")
+    for phase in range(1, phases + 1):
+        program.sync(phase)
+    program.exit("cpuid", 3)
+    return program
+
+
+class Notes(NullRecorder):
+    """Keeps files, notes and command texts."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.notes: list[str] = []
+        self.commands: list[str] = []
+
+    def add_file(self, name: str, data: bytes) -> None:
+        self.files[name] = data
+
+    def add_note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def add_command(
+        self, argv: str, status: int | None, stdout: bytes, stderr: bytes, started: float, seconds: float
+    ) -> None:
+        self.commands.append(argv)
 
 
 class EmulatedLab:
@@ -39,6 +69,15 @@ class EmulatedLab:
         """Another connection to it, as any other user has."""
         endpoint = reach_of("emulated", self.entry, self.told).endpoint
         return Host(SshTransport.connect("emulated", endpoint, deadline=Deadline.after(20)))
+
+
+def other_state(lab: EmulatedLab) -> str:
+    """Modules, and the files of ours."""
+    host = lab.host()
+    try:
+        return host.check("kldstat -v; ls /root; ls -d /root/.vmmcheck /root/.vmmcheck.found; true").text
+    finally:
+        host.transport.close()
 
 
 @pytest.fixture(scope="session")

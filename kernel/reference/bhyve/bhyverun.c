@@ -364,26 +364,6 @@ bhyve_vm_gone(struct vm *vm)
 	end_process(vm, VM_SUSPEND_DESTROY);
 }
 
-/* Bytes for COM1; the number taken. */
-int
-bhyve_console_in(struct vm *vm, const uint8_t *bytes, size_t length)
-{
-	struct bhyve *bhyve = vm->bhyve;
-	struct uart *u;
-	int taken = 0;
-
-	if (bhyve == NULL || bhyve->ended)
-		return (0);
-	u = &bhyve->uart;
-	mtx_lock_spin(&bhyve->mtx);
-	while (length-- != 0 && u->rx_count < UART_RX_SIZE) {
-		u->rx[(u->rx_head + u->rx_count++) % UART_RX_SIZE] = *bytes++;
-		taken++;
-	}
-	mtx_unlock_spin(&bhyve->mtx);
-	return (taken);
-}
-
 struct thread *
 bhyve_thread(struct vm *vm, uint32_t vcpuid)
 {
