@@ -26,7 +26,7 @@ EX_FAILED, EX_USAGE = 1, 2
 PERIOD = 0.25
 _KNOWN_OPTIONS = ("quiet", "switchrate", "aggrate", "statusrate", "bufsize", "aggsize", "strsize", "nolibs", "temporal")
 _USAGE = (
-    "Usage: dtrace [-FlqVZ] [-c cmd] [-x opt[=val]] [-P provider] [-m module] [-f function] [-n name]\n"
+    "Usage: dtrace [-FlqVwZ] [-c cmd] [-x opt[=val]] [-P provider] [-m module] [-f function] [-n name]\n"
     "\t[-s script]\n"
 )
 
@@ -58,7 +58,7 @@ def parse_options(argv: list[str]) -> Options:
         if not word.startswith("-") or len(word) < 2:
             raise _Usage(f"dtrace: unexpected argument '{word}'")
         for at, letter in enumerate(word[1:], start=1):
-            if letter in "lqVZ":
+            if letter in "lqVZw":
                 options.listing |= letter == "l"
                 options.quiet |= letter == "q"
                 options.version |= letter == "V"

@@ -8,6 +8,7 @@ import pytest
 
 from harness.errors import HostUnready, SshLost
 from harness.guest import Program
+from harness.hosts.tracing import Tracing
 from harness.recording import NullRecorder
 from harness.timing import Deadline, wait_until
 from tests.lab.conftest import EmulatedLab
@@ -70,3 +71,20 @@ def test_a_lost_link_ends_what_it_observed(start_host: Callable[[str], EmulatedL
 
     wait_until(lambda: other.run("kldunload vmm").status == 0, Deadline.after(20), "the module to be free")
     assert other.run("kldload vmm").status == 0
+
+@pytest.mark.parametrize(("patience", "destructive"), [(1.0, False), (2.0, True)])
+def test_a_slow_host_is_not_given_up_by_dtrace(lab: EmulatedLab, patience: float, destructive: bool) -> None:
+    host = lab.host()
+    host.change("kldload -n vmm")
+    host.patience, host.folder = patience, "/root"
+    commands: list[str] = []
+    notes = NullRecorder()
+    notes.add_command = lambda command, *_: commands.append(command)  # type: ignore[method-assign]
+    host.transport.recorder = notes
+    with Tracing(host, "amd").observe() as seen:
+        pass
+    host.change("rm /root/observe.d; kldunload vmm")
+    host.transport.close()
+    assert seen.entries == 0
+    (observed,) = (command for command in commands if "dtrace -x nolibs" in command)
+    assert ("-x nolibs -w -qs" in observed) is destructive
