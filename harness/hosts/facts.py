@@ -75,6 +75,11 @@ class Facts:
         return self._number("userland")
 
     @property
+    def kernel(self) -> int:
+        """__FreeBSD_version of the kernel that runs."""
+        return self._number("kernel")
+
+    @property
     def ncpu(self) -> int:
         return self._number("ncpu")
 

@@ -191,6 +191,9 @@ class FreebsdMachine(Common, Login):
     module_file: str = ""
     #: The same, built for the run.
     builder: Builder | None = None
+    #: Folder on the controller with bhyve, bhyvectl and libvmmapi.so.N that were built with the module (or the root
+    #: they were installed to); they go along for the run. Empty: the host's own.
+    userland: str = ""
     #: kenv variables set before the module is loaded, put back afterwards.
     tunables: dict[Tunable, str] = Field(default_factory=dict)
     #: Folder on the host with ``vmmcheck_witness.ko`` built for its kernel; empty: what looks at the registers of a

@@ -25,11 +25,14 @@ class Connector:
         #: File of the vmm.ko under test, as soon as there is one.
         self.module = ""
         self.proof = NO_PROOF
+        #: What stands before every command there (see :attr:`harness.transport.Transport.prelude`).
+        self.prelude = ""
 
     def connect(self, deadline: Deadline) -> Host:
         """Raises :class:`SshUnreachable`, :class:`HostKeyMismatch`, :class:`SshAuthFailed`."""
         reach = self._reach
         transport = SshTransport.connect(self._name, reach.endpoint, deadline=deadline, become=reach.become)
+        transport.prelude = self.prelude
         host = Host(transport, patience=self.patience)
         if self.module:
             host.module, host.proof = self.module, self.proof

@@ -28,6 +28,7 @@ from harness.inventory.model import STOCK_MODULE
 from harness.lab.journal import Found, Journal
 from harness.lab.ladder import Ladder
 from harness.lab.undertest import UnderTest, module_data, module_of
+from harness.lab.userland import Userland, require_fit
 from harness.subjects import Platform
 
 WITNESS_MODULE = "vmmcheck_witness.ko"
@@ -52,6 +53,8 @@ class Prepared:
     module: LoadedFile
     module_sha256: str
     origin: UnderTest
+    #: What of kernel, module and tools was compared.
+    fit: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         """For the report."""
@@ -61,6 +64,7 @@ class Prepared:
             "vmm_path": self.module.path,
             "vmm_sha256": self.module_sha256,
             **self.origin.as_dict(),
+            **self.fit,
             **self.facts.as_dict(),
             "cpu_family": str(cpu.family),
             "cpu_model": str(cpu.model),
@@ -91,6 +95,7 @@ class Provisioning:
         self._work = work
         self._found: Found | None = None
         self._under_test: UnderTest | None = None
+        self._tools: Userland | None = None
         #: Whether the module under test has been given to the kernel: what takes the host down then may be its doing.
         self.loading = False
         #: Whether a run before this one died and left the host to us.
@@ -122,7 +127,10 @@ class Provisioning:
         """
         facts = collect_facts(host)
         self._require_right_machine(facts)
-        under_test = self._module(host)
+        under_test, tools = self._module(host), self._userland()
+        fit = require_fit(host, facts, under_test, tools)
+        if tools is not None:
+            facts = Facts({**facts.answers, "userland": str(tools.version)})
         ladder.clear_guests(host)
         foreign = host.names_in("/dev/vmm")
         if foreign:
@@ -139,6 +147,8 @@ class Provisioning:
         host.change(f"rm -rf {host.folder}; mkdir -m 700 {host.folder}")
         if under_test.data is not None:
             host.put(under_test.path, under_test.data)
+        if tools is not None:
+            tools.stage(host)
         self._set_tunables(host)
         host.module = under_test.path
         self.loading = True
@@ -153,7 +163,7 @@ class Provisioning:
         facts = Facts({**facts.answers, "vmm": after["vmm"].text, **{name: after[name].text for name in PROCESSOR}})
         if isinstance(self._entry, FreebsdMachine):
             require_ready(facts, self._platform.vendor)
-        return Prepared(facts, loaded, after["sha256"].text, under_test)
+        return Prepared(facts, loaded, after["sha256"].text, under_test, fit)
 
     def restore(self, host: Host) -> None:
         """Unload what we loaded, load what was there, remove our folder; nothing when nothing was changed."""
@@ -169,6 +179,7 @@ class Provisioning:
         for name in _OURS_TO_UNLOAD:
             if f"{name}.ko" not in found.modules:
                 host.try_change(f"kldunload {name} 2>/dev/null")
+        host.transport.prelude = ""
         host.change(f"rm -rf {host.folder}")
         Journal(host).forget()
         self._found = None
@@ -244,6 +255,12 @@ class Provisioning:
         if not self._defects:
             return UnderTest(STOCK_MODULE)
         return UnderTest(f"{host.folder}/vmm.ko", reference_module(self._defects), "seeded")
+
+    def _userland(self) -> Userland | None:
+        """The tools that go along, read once for a run."""
+        if self._tools is None and isinstance(self._entry, FreebsdMachine) and self._entry.userland:
+            self._tools = Userland.read(Path(self._entry.userland).expanduser())
+        return self._tools
 
     def _load_witness(self, host: Host, modules: Modules) -> None:
         module, program = f"{host.folder}/{WITNESS_MODULE}", f"{host.folder}/{WITNESS_PROGRAM}"

@@ -134,6 +134,7 @@ class _StoredTransport:
     def __init__(self, name: str, answers: StoredAnswers) -> None:
         self.name = name
         self.recorder: Recorder = NullRecorder()
+        self.prelude = ""
         self.channels = 0
         self._answers = answers
 

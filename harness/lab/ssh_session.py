@@ -155,6 +155,7 @@ class SshSession:
         prepared = self._prepared = self._provisioning.prepare(host, self._ladder)
         self._subject = BhyveSubject(self.platform, host, testdev=prepared.facts.has_testdev)
         self._connector.module, self._connector.proof = prepared.module.path, host.proof
+        self._connector.prelude = host.transport.prelude
         self._aftermath.remember_console()
         return prepared
 

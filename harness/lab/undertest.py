@@ -25,6 +25,13 @@ class UnderTest:
     path: str
     data: bytes | None = None
     origin: str = "stock"
+    #: The vmm_dev.h of the sources it was built from, where a whole tree was at hand.
+    header: str = ""
+
+    @property
+    def stock(self) -> bool:
+        """Whether it is the module that the host boots with."""
+        return self.path == STOCK_MODULE
 
     def as_dict(self) -> dict[str, str]:
         """For the report."""
@@ -44,11 +51,19 @@ def module_of(entry: FreebsdMachine, folder: str, work: Path | None) -> UnderTes
     if entry.builder is not None:
         if work is None:
             raise ConfigError("A module can only be built inside of a run: there is no folder to build it in.")
-        return UnderTest(path, module_data(build(entry.builder, work)), f"built from {entry.builder.source}")
+        data = module_data(build(entry.builder, work))
+        return UnderTest(path, data, f"built from {entry.builder.source}", _header(work / "source"))
     if entry.module_file:
         file = Path(entry.module_file).expanduser()
         return UnderTest(path, module_data(file), f"file {file.name}")
     return UnderTest(entry.module, None, "stock" if entry.module == STOCK_MODULE else "a file on the host")
+
+
+def _header(source: Path) -> str:
+    # Later trees keep what architectures share in a file of its own.
+    places = ("amd64/include/vmm_dev.h", "dev/vmm/vmm_dev.h")
+    files = [root / place for root in (source / "sys", source) for place in places]
+    return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())
 
 
 def module_data(file: Path) -> bytes:

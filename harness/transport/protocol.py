@@ -70,6 +70,8 @@ class Transport(Protocol):
     recorder: Recorder
     #: Channels opened so far: the round trips that were spent.
     channels: int
+    #: Settings of the environment that stand before every command, and are not told with it.
+    prelude: str
 
     def run(self, command: str, *, stdin: bytes = b"", deadline: Deadline, record: bool = True) -> CommandResult:
         """Run a command to its end. Raises ``SshLost`` and ``CommandTimeout``; a nonzero status is a result.

@@ -125,6 +125,7 @@ class SshTransport:
         self.recorder: Recorder = NullRecorder()
         #: Channels opened so far: the round trips a case costs.
         self.channels = 0
+        self.prelude = ""
         self._chain = list(chain)
         self._become = tuple(become)
 
@@ -142,7 +143,7 @@ class SshTransport:
 
     def start(self, command: str, *, deadline: Deadline, record: bool = True) -> SshProcess:
         self.channels += 1
-        text = through_sh(command, self._become)
+        text = through_sh(self.prelude + command, self._become)
         try:
             channel = self._chain[-1].open_session(timeout=max(0.1, deadline.remaining()))
             channel.settimeout(max(0.1, deadline.remaining()))
