@@ -27,7 +27,7 @@ vmx_defects_init(void)
 uint32_t
 vmx_defective_exceptions(void)
 {
-	if (defect(DEFECT_VMX_REFLECTED_WITHOUT_DR6))
+	if (defect(DEFECT_VMX_REFLECTED_AS_STEP))
 		return (1u << IDT_DB);
 	if (defect(DEFECT_VMX_REFLECTED_PAST_INT3))
 		return (1u << IDT_BP);

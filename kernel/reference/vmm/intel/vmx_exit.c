@@ -190,7 +190,7 @@ vmx_handle_exception(struct vmx_vcpu *vcpu, struct vm_exit *vme, uint64_t qual)
 		vmcs_write(VMCS_GUEST_RFLAGS, vmcs_read(VMCS_GUEST_RFLAGS) | PSL_RF);
 	if (vector == IDT_DB && type == VMCS_INTR_T_HWEXCEPTION) {
 		vcpu->ctx.guest_dr6 = (vcpu->ctx.guest_dr6 & ~0xfull) |
-		    (qual & DEBUG_QUAL_DR6 & (defect(DEFECT_VMX_REFLECTED_WITHOUT_DR6) ? ~0xfull : ~0ull));
+		    (qual & DEBUG_QUAL_DR6) | (defect(DEFECT_VMX_REFLECTED_AS_STEP) ? 1u << 14 : 0);
 		vmcs_write(VMCS_GUEST_DR7, vmcs_read(VMCS_GUEST_DR7) & ~DR7_GD);
 		vmcs_write(VMCS_GUEST_PENDING_DBG_EXCEPTIONS, 0);
 	}
