@@ -14,7 +14,8 @@ from harness.expect import expect_equal, expect_exceptions, expect_register
 from harness.guest import Program
 from harness.guest.registers import DR6_BS, DR6_INACTIVE, DR7_RESET
 from harness.subjects import Subject
-from suites.guestlib import BUSY
+from suites.guestlib import BUSY, force
+from suites.vocabulary import GUEST_EXITS
 
 DEBUGCTL = 0x1D9
 #: Last branch and last exception, from and to: the pair that both vendors have had at these numbers.
@@ -116,6 +117,24 @@ def test_the_hosts_debugctl_survives(subject: Subject, kind: str) -> None:
     program.exit(kind, {"busy": 100 * BUSY, "hlt_timer": 100}.get(kind, 10_000))
     with host_debugctl(subject, 0, LBR) as planted:
         subject.run(program, pin=0, seconds=120)
+        after = subject.host.rdmsr(0, DEBUGCTL)
+    expect_equal("host DEBUGCTL", after, planted, ref="SDM3 27.5.1", error=HostStateMismatch)
+
+
+@case(
+    "CTL-03",
+    rule="Host DEBUGCTL, with branch recording and branch stepping on, is the same after an exit of every kind",
+    requirement="S1.4",
+    refs=("SDM3 27.5.1",),
+    needs=("bhyve", "host-debugctl"),
+)
+def test_no_bit_of_the_hosts_debugctl_is_lost(subject: Subject) -> None:
+    program = Program("an exit of every kind")
+    for kind in GUEST_EXITS:
+        # A bit that one exit loses is gone for good: the next entry puts aside what is left.
+        force(program, kind)
+    with host_debugctl(subject, 0, LBR | BTF) as planted:
+        subject.run(program, pin=0)
         after = subject.host.rdmsr(0, DEBUGCTL)
     expect_equal("host DEBUGCTL", after, planted, ref="SDM3 27.5.1", error=HostStateMismatch)
 

@@ -115,6 +115,33 @@ def test_per_cpu_data_are_valid_at_the_return(subject: Subject, cpu: int) -> Non
 
 
 @case(
+    "HST-02",
+    rule="In the return probe per-CPU data are those of the CPU that the vCPU thread has moved to",
+    requirement=("S2.1", "S3.2"),
+    needs=("observe", "migration"),
+)
+def test_per_cpu_data_follow_the_thread(subject: Subject) -> None:
+    moves = (1, 0, 1)
+    program = Program("moved under a probe")
+    for phase in range(1, len(moves) + 1):
+        program.sync(phase)
+        program.exit("cpuid", 20)
+    program.sync(len(moves) + 1)
+    with subject.host.observe() as seen, subject.start(program, pin=0) as guest:
+        for phase, cpu in enumerate(moves, start=1):
+            guest.wait_phase(phase)
+            guest.pin(cpu)
+            guest.go()
+        guest.wait_phase(len(moves) + 1)
+        thread = guest.thread_number()
+        guest.go()
+        guest.finish()
+    expect_nothing_wrong(seen)
+    found = sorted((one.tid, one.cpu, one.name) for one in seen.threads)
+    expect_equal("where the thread entered", found, [(thread, 0, "vcpu 0"), (thread, 1, "vcpu 0")], error=ProbeMismatch)
+
+
+@case(
     "HST-03",
     rule="Entries equal returns, per thread and in total; arguments and return value are plausible, nothing is lost",
     requirement=("S3.1", "S3.3"),

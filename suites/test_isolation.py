@@ -13,6 +13,8 @@ from harness.subjects import HostDebugState, Subject
 from suites.guestlib import BUSY, expect_debug_registers
 from suites.vocabulary import DISTINCT, REGISTERS
 
+#: "Exact" breakpoints, which processors keep in DR7 and take no notice of.
+DR7_LE, DR7_GE = 1 << 8, 1 << 9
 #: What the host plants: other values than any guest here uses, DR7 armed, locally and globally, on
 #: addresses that nothing touches.
 PLANTED = HostDebugState(
@@ -21,11 +23,11 @@ PLANTED = HostDebugState(
     dr2=0xFFFF_8000_3333_0018,
     dr3=0xFFFF_8000_4444_0020,
     dr6=DR6_INACTIVE | 0x6,
-    dr7=dr7(0, "write", 8, "G") | dr7(2, "write", 4, "L") | dr7(3, "readwrite", 2, "LG"),
+    dr7=dr7(0, "write", 8, "G") | dr7(2, "write", 4, "L") | dr7(3, "readwrite", 2, "LG") | DR7_LE | DR7_GE,
 )
 #: The same for a thread: ptrace(2) refuses to arm an address of the kernel's half, so the armed ones are in the first
 #: page, which is never mapped.
-THREAD = replace(PLANTED, dr0=0x108, dr2=0x210, dr3=0x320)
+THREAD = replace(PLANTED, dr0=0x108, dr2=0x210, dr3=0x320, dr7=PLANTED.dr7 & ~(DR7_LE | DR7_GE))
 #: Other values in another order, for the opposite direction.
 HOSTILE = (0x9999_0000_0001_0008, 0x8888_0000_0002_0010, 0x7777_0000_0003_0018, 0x6666_0000_0004_0020)
 

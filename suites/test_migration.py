@@ -15,7 +15,7 @@ from harness.expect import (
     parameters,
 )
 from harness.guest import Handle, Program
-from harness.guest.registers import DR6_BD, DR6_BS, DR6_CAUSES, DR6_INACTIVE, dr7
+from harness.guest.registers import DR6_BD, DR6_BS, DR6_CAUSES, DR6_INACTIVE, DR7_RESET, dr7
 from harness.subjects import Subject
 from suites.guestlib import BUSY, expect_debug_registers, force
 from suites.vocabulary import DISTINCT, GUEST_EXITS, REGISTERS
@@ -50,6 +50,35 @@ def test_armed_across_one_exit_of_each_kind(subject: Subject, exit_kind: str, re
     expect_exceptions("the store", hits, "#DB")
     expect_trap(hits[0], dr=register)
     expect_debug_registers(result.snapshot(after), everything, dr7=armed, ref="SDM3 24.4.2")
+
+
+#: All four armed, a 1 in every bit of type and length, LE and GE: what an exit changes of DR7 shows, whatever bit.
+ALL_ARMED = DR7_RESET | 0xFFFF_03FF
+
+
+@case(
+    "MIG-01",
+    rule="An exit of every kind, one after another: no bit of DR0-3, DR6 and DR7 changes at any of them",
+    requirement=("S1.1", "S1.2", "S1.3", "S1.6"),
+    refs=("SDM3 24.4.2",),
+)
+def test_no_bit_changes_at_an_exit_of_any_kind(subject: Subject) -> None:
+    program = Program("an exit of every kind")
+    for n, value in enumerate(DISTINCT):
+        program.set_dr(n, value)
+    program.set_dr(7, ALL_ARMED)
+    looks: list[tuple[str, Handle]] = []
+    for kind in GUEST_EXITS:
+        program.set_dr(6, DR6_INACTIVE | DR6_CAUSES)
+        force(program, kind)
+        looks.append((kind, program.snapshot()))
+    result = subject.run(program)
+    for kind, look in looks:
+        seen = result.snapshot(look)
+        for n, value in enumerate(DISTINCT):
+            expect_register(f"dr{n} behind {kind}", seen[n], value, ref="SDM3 24.4.2")
+        expect_register(f"dr6 behind {kind}", seen.dr6, DR6_INACTIVE | DR6_CAUSES, mask=DR6_CAUSES, ref="SDM3 24.4.2")
+        expect_register(f"dr7 behind {kind}", seen.dr7, ALL_ARMED, ref="SDM3 24.4.2")
 
 
 @case(

@@ -17,7 +17,7 @@ OTHER = (0x9999_0000_0001_0008, 0x8888_0000_0002_0010, 0x7777_0000_0003_0018, 0x
 @case(
     "ISO-07",
     rule="Two vCPUs of one VM on one CPU with different DR0-3, DR6 and DR7 each read back their own values",
-    requirement=("S1.3",),
+    requirement=("S1.2", "S1.3", "S1.6"),
     needs=("bhyve", "smp"),
 )
 @axis("kind", (variant("busy"), variant("out80")))

@@ -57,7 +57,7 @@ ELSEWHERE = {
     "svm-clean-asid", "svm-cr4-unmarked", "svm-dr6-unmarked", "svm-guest-dr-lazy-save", "svm-guest-dr6-bt-lost",
     "svm-hlt-disarms-dr3", "svm-host-dr-lazy", "svm-idtr-unmarked", "svm-intr-loses-dr", "svm-io-clean",
     "svm-migration-dirty-once", "svm-tunable-ignored", "svm-tunable-inverted",
-    "svm-clean-avic", "svm-clean-iopm", "svm-clean-lbr", "svm-clean-np", "svm-host-gets-guest-dr",
+    "svm-clean-avic", "svm-clean-iopm", "svm-clean-lbr", "svm-clean-np", "svm-cpuid-clean", "svm-host-gets-guest-dr",
 }  # fmt: skip
 
 

@@ -184,6 +184,9 @@ svm_defective_entry(struct svm_vcpu *vcpu)
 	if (defect(DEFECT_SVM_IO_CLEAN) && vmcb->ctrl.exitcode == VMCB_EXIT_IO)
 		vmcb->ctrl.vmcb_clean |= svm_clean_mask() & (VMCB_CACHE_DR | VMCB_CACHE_CR);
 
+	if (defect(DEFECT_SVM_CPUID_CLEAN) && vmcb->ctrl.exitcode == VMCB_EXIT_CPUID)
+		vmcb->ctrl.vmcb_clean = svm_clean_mask();
+
 	if (defect(DEFECT_SVM_GUEST_DR6_RESET)) {
 		vmcb->state.dr6 = DR6_RESET_VALUE;
 		vmcb->ctrl.vmcb_clean &= ~VMCB_CACHE_DR;

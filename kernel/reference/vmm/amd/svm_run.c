@@ -36,6 +36,26 @@ enable_gintr(uint64_t tf)
 		write_rflags(read_rflags() | PSL_T);
 }
 
+/* What stands in the registers that a function has to preserve, as a caller's own values would. */
+#define	CANARY(n)	(0x686f737400000000ull | (n))
+
+/* svm_launch(), held to the convention of calls: its caller may have something in any register that is preserved. */
+static inline void
+svm_launch_checked(uint64_t vmcb_pa, struct svm_regctx *gctx, struct pcpu *pcpu)
+{
+	uint64_t rbx = CANARY(3);
+	register uint64_t r12 __asm__("r12") = CANARY(12);
+	register uint64_t r13 __asm__("r13") = CANARY(13);
+	register uint64_t r14 __asm__("r14") = CANARY(14);
+	register uint64_t r15 __asm__("r15") = CANARY(15);
+
+	__asm__ __volatile__("call svm_launch" : "+b"(rbx), "+r"(r12), "+r"(r13), "+r"(r14), "+r"(r15),
+	    "+D"(vmcb_pa), "+S"(gctx), "+d"(pcpu) : : "rax", "rcx", "r8", "r9", "r10", "r11", "memory", "cc");
+	if (rbx != CANARY(3) || r12 != CANARY(12) || r13 != CANARY(13) || r14 != CANARY(14) || r15 != CANARY(15))
+		panic("svm_launch does not preserve %s", rbx != CANARY(3) ? "%rbx" : r12 != CANARY(12) ? "%r12" :
+		    r13 != CANARY(13) ? "%r13" : r14 != CANARY(14) ? "%r14" : "%r15");
+}
+
 /* One stay in the guest. GIF is clear, everything is decided; on return the host is whole except for TR and LDTR. */
 static void
 svm_enter_leave(struct svm_vcpu *vcpu, int cpu)
@@ -55,7 +75,7 @@ svm_enter_leave(struct svm_vcpu *vcpu, int cpu)
 	run = (const struct vmcb *)run_pa;
 
 	svm_dr_enter_guest(gctx, cpu);
-	svm_launch(run_pa, gctx, pcpu);
+	svm_launch_checked(run_pa, gctx, pcpu);
 	if (defect(DEFECT_SVM_GSBASE_BY_CALLER))
 		wrmsr(MSR_GSBASE, (uintptr_t)pcpu);
 	svm_dr_leave_guest(gctx, cpu, run->ctrl.exitcode, run->state.dr7);

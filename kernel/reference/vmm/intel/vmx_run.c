@@ -95,6 +95,28 @@ vmx_exit_handle_nmi(uint32_t reason)
 		__asm__ __volatile__("int $2");
 }
 
+/* What stands in the registers that a function has to preserve, as a caller's own values would. */
+#define	CANARY(n)	(0x686f737400000000ull | (n))
+
+/* vmx_enter_guest(), held to the convention of calls: its caller may have something in any register that is preserved. */
+static inline int
+vmx_enter_guest_checked(struct vmxctx *vmxctx, struct vmx *vmx, uint64_t launched)
+{
+	uint64_t rbx = CANARY(3);
+	register uint64_t r12 __asm__("r12") = CANARY(12);
+	register uint64_t r13 __asm__("r13") = CANARY(13);
+	register uint64_t r14 __asm__("r14") = CANARY(14);
+	register uint64_t r15 __asm__("r15") = CANARY(15);
+	int rc;
+
+	__asm__ __volatile__("call vmx_enter_guest" : "=a"(rc), "+b"(rbx), "+r"(r12), "+r"(r13), "+r"(r14), "+r"(r15),
+	    "+D"(vmxctx), "+S"(vmx), "+d"(launched) : : "rcx", "r8", "r9", "r10", "r11", "memory", "cc");
+	if (rbx != CANARY(3) || r12 != CANARY(12) || r13 != CANARY(13) || r14 != CANARY(14) || r15 != CANARY(15))
+		panic("vmx_enter_guest does not preserve %s", rbx != CANARY(3) ? "%rbx" : r12 != CANARY(12) ? "%r12" :
+		    r13 != CANARY(13) ? "%r13" : r14 != CANARY(14) ? "%r14" : "%r15");
+	return (rc);
+}
+
 /*
  * Run the guest on this CPU until something is not for this loop to handle; *vme of the vCPU then says what. Called
  * with the thread bound to its CPU.
@@ -135,7 +157,7 @@ vmx_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *evinf
 		vmx_defective_entry(vcpu);
 
 		vmx_dr_enter_guest(vmxctx, cpu);
-		rc = vmx_enter_guest(vmxctx, vcpu->vmx, launched);
+		rc = vmx_enter_guest_checked(vmxctx, vcpu->vmx, (uint64_t)launched);
 		vmx_dr_leave_guest(vmxctx, cpu);
 
 		restore_host_tables(&tables);
