@@ -34,13 +34,13 @@ def report(run: Path, allure: bool, previous: Path | None) -> None:
     click.echo(f"report: {run / 'report.html'}")
     if not allure:
         return
+    if previous is not None and not (previous / "history").is_dir():
+        why = f"'{previous}' is no Allure report: it has no folder 'history'."
+        raise ConfigError(why, help="Name another one with --previous.")
     program = shutil.which("allure")
     if program is None:
         raise ToolMissing("Allure's pages cannot be made: the program 'allure' is not on this machine.", help=_HOW)
     if previous is not None:
-        if not (previous / "history").is_dir():
-            why = f"'{previous}' is no Allure report: it has no folder 'history'."
-            raise ConfigError(why, help="Name another one with --previous.")
         shutil.copytree(previous / "history", run / "allure-results" / "history", dirs_exist_ok=True)
     out = run / "allure-report"
     done = subprocess.run(
@@ -49,4 +49,7 @@ def report(run: Path, allure: bool, previous: Path | None) -> None:
     )  # fmt: skip
     if done.returncode or not (out / "index.html").is_file():
         raise click.ClickException(f"'{program} generate' failed: {(done.stderr or done.stdout).strip()[-400:]}")
-    click.echo(f"Allure: {out / 'index.html'} (open it with: allure open {out})")
+    click.echo(f"Allure: {out}")
+    # Its pages need a server, and what they link to (evidence, our own page) is in the folder above.
+    click.echo(f"look at it: python3 -m http.server --bind 127.0.0.1 --directory {run}")
+    click.echo(f"            then http://127.0.0.1:8000/{out.name}/")

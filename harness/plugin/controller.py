@@ -264,6 +264,7 @@ class Controller:
         spent = spendings(self._config, self._config.stash[LAB].hosts, self.run)
         self.run.skips = {one.host: one.as_dict() for one in spent}
         self._overspent = [one for one in spent if one.over]
+        self.run.reviews = reviews_due(self._config, date.today())
         if exitstatus not in _KEPT:
             code = exit_code(self.run.totals())
             if code == 0 and self._overspent:
@@ -293,8 +294,8 @@ class Controller:
             for spending in self._overspent:
                 terminalreporter.write_line(str(spending), red=True)
                 terminalreporter.write_line(f"  next: {NEXT}")
-            for line in reviews_due(self._config, date.today()):
-                terminalreporter.write_line(line, yellow=True)
+            for line in self.run.reviews:
+                terminalreporter.write_line(f"review: {line}", yellow=True)
             # Nobody is told that a selection was empty when the run broke off before anything was planned.
             if self.run.unwritten:
                 where = f"The folder '{self.run.folder}' is not whole: {self.run.unwritten}"

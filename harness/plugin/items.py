@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import marshal
 import time
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +34,8 @@ from harness.verdicts import Verdict
 _RECORDER = pytest.StashKey[CellRecorder]()
 _OUTCOMES = pytest.StashKey[list[Outcome]]()
 _STARTED = pytest.StashKey[float]()
+#: What was declared of the item, decided before it was called.
+_PREDICTED = pytest.StashKey[Predictions]()
 #: Of a packed report, which only another process of this very interpreter reads.
 PACKED = "vmmcheck_report"
 
@@ -55,6 +57,10 @@ class ItemRunner:
         session = self.session(str(request.param))
         recorder = request.node.stash[_RECORDER]
         subject = session.begin(recorder)
+        plan = request.node.stash[PLAN]
+        # Before anything is known of the answer: what comes out must not decide what was predicted.
+        declared: tuple[Expected, ...] = request.node.stash[DECLARED]
+        request.node.stash[_PREDICTED] = decide(declared, plan.kind, session.facts)
         if self._guard is not None and is_hazard(request.node):
             self._guard.begin(request.node.stash[PLAN], session)
         with recording(recorder):
@@ -105,15 +111,18 @@ class ItemRunner:
         outcomes = item.stash[_OUTCOMES]
         outcome = _outcome(report, call)
         outcomes.append(outcome)
-        _show_expectation(report, self._predictions(item).narrow(plan), outcome)
+        _show_expectation(report, _predictions(item).narrow(plan), outcome)
         if report.when == "teardown":
             report.__dict__["vmmcheck_cell"] = self._finish(item, outcomes)
         return report
 
     def pytest_sessionfinish(self) -> None:
         for alias, session in self._sessions.items():
-            with contextlib.suppress(VmmcheckError):
-                self.facts.setdefault(alias, {}).update(session.close())
+            facts = self.facts.setdefault(alias, {})
+            try:
+                facts.update(session.close())
+            except VmmcheckError as error:
+                facts["not_restored"] = f"giving it back ended with: {error.message}"
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
             output["vmmcheck_facts"] = json.dumps(self.facts)
@@ -197,20 +206,13 @@ class ItemRunner:
             known = self._kept[alias] = (data, facts_reference(self._lab.run_dir, target))
         return known[1]
 
-    def _predictions(self, item: pytest.Item) -> Predictions:
-        plan = item.stash[PLAN]
-        session = self._sessions.get(plan.host)
-        # An item that never met its host failed by nothing that was predicted of the host.
-        declared: tuple[Expected, ...] = item.stash[DECLARED]
-        return decide(declared, plan.kind, session.facts if session is not None else {})
-
     def _finish(self, item: pytest.Item, outcomes: list[Outcome]) -> dict[str, Any]:
-        predictions, started = self._predictions(item), item.stash[_STARTED]
+        predictions, started = _predictions(item), item.stash[_STARTED]
         plan = predictions.narrow(item.stash[PLAN])
         recorder = item.stash.get(_RECORDER, None)
         evidence = cell_folder(plan.test, plan.host) if recorder is not None else ""
         cell = judge(plan, outcomes, started=started, duration=time.time() - started, evidence=evidence)
-        cell = predictions.note(cell)
+        cell = replace(predictions.note(cell), predictions=predictions.told)
         data = cell.as_dict()
         if self._guard is not None:
             session = self._sessions.get(plan.host)
@@ -218,7 +220,7 @@ class ItemRunner:
         if recorder is not None and cell.verdict is not Verdict.SKIP:
             session = self._sessions.get(plan.host)
             told = self._keep_facts(plan.host, session) if session is not None else {}
-            more = {"rule": plan.rule, "references": list(plan.references), "predictions": list(predictions.told)}
+            more = {"rule": plan.rule, "references": list(plan.references)}
             try:
                 recorder.finish({**data, **more, "host_facts": told})
             except EvidenceLost as lost:
@@ -233,6 +235,15 @@ class ItemRunner:
             if recorder is not None:
                 recorder.close()
         return data
+
+
+def _predictions(item: pytest.Item) -> Predictions:
+    """What holds for an item. One that never met its host failed by nothing that was predicted of the host."""
+    found = item.stash.get(_PREDICTED, None)
+    if found is not None:
+        return found
+    declared: tuple[Expected, ...] = item.stash[DECLARED]
+    return decide(declared, item.stash[PLAN].kind, {})
 
 
 def _show_expectation(report: pytest.TestReport, plan: CellPlan, outcome: Outcome) -> None:

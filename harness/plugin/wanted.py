@@ -82,7 +82,7 @@ def reviews_due(config: pytest.Config, today: date) -> list[str]:
     """A line for every prediction beside the suites of a run whose day of review has passed."""
     folders = [folder for folder in folders_of(config) if (folder / GAPS).is_file()]
     return [
-        f"review: {gap.id} was to be looked at again by {gap.review}: {folder.name}/{GAPS} ({gap.reason})"
+        f"{gap.id} was to be looked at again by {gap.review}: {folder.name}/{GAPS} ({gap.reason})"
         for folder in folders
         for gap in overdue(load_gaps(folder), today)
     ]

@@ -32,6 +32,11 @@ _STATUS = {
     Verdict.XPASS: Status.FAILED,
 }
 _SEVERITY = {1: "critical", 2: "normal", 3: "minor"}
+#: First word of a reference -> what it is called, and where its maker keeps the manual (sections have no addresses).
+_MANUALS = {
+    "SDM3": ("Intel SDM vol. 3", "https://www.intel.com/content/www/us/en/developer/articles/technical/intel-sdm.html"),
+    "APM2": ("AMD APM vol. 2", "https://docs.amd.com/v/u/en-US/24593_3.43"),
+}
 #: Verdicts whose evidence is copied into the result: what passed or was skipped has a link to its folder.
 _ATTACHED = frozenset(Verdict) - {Verdict.PASS, Verdict.SKIP, Verdict.NOT_RUN}
 _TYPES = {".json": "application/json", ".jsonl": "text/plain", ".txt": "text/plain", ".log": "text/plain"}
@@ -52,7 +57,11 @@ def write_allure(run: Run) -> None:
         (folder / f"{result.uuid}-result.json").write_text(one_line(data), encoding="utf-8")
     text = "".join(f"{key}={value}\n" for key, value in _environment(run).items())
     (folder / "environment.properties").write_text(text, encoding="utf-8")
-    executor = {"name": "vmmcheck", "type": "vmmcheck", "buildName": run.recipe["run"], "reportName": run.recipe["lab"]}
+    executor = {
+        "name": "vmmcheck", "type": "vmmcheck", "buildName": run.recipe["run"], "reportName": run.recipe["lab"],
+        # Allure's trends are drawn in this order; seconds since 1970 grow from run to run on any controller.
+        "buildOrder": int(run.recipe["started"]),
+    }  # fmt: skip
     (folder / "executor.json").write_text(json.dumps(executor) + "\n", encoding="utf-8")
     (folder / "categories.json").write_text(json.dumps(categories(), indent=1) + "\n", encoding="utf-8")
 
@@ -113,13 +122,26 @@ def _result(run: Run, cell: Cell, folder: Path) -> TestResult:
     if variant:
         result.parameters.append(Parameter(name="variant", value=variant))
     result.labels = _labels(cell)
-    if cell.evidence:
-        result.links = [Link(type=LinkType.LINK, url=f"../{cell.evidence}", name="evidence")]
+    result.links = list(links_of(cell))
     if cell.verdict in _ATTACHED and cell.evidence:
         evidence = run.folder / cell.evidence
         result.attachments = list(_attachments(evidence, folder, result.uuid))
         result.steps = list(_steps(evidence))
     return result
+
+
+def links_of(cell: Cell) -> Iterator[Link]:
+    """Case, evidence and manuals. The first two lead into the run folder, beside the one of Allure's page."""
+    plan = cell.plan
+    yield Link(type=LinkType.TEST_CASE, url=f"../report.html#{plan.case}", name=f"{plan.case} on all hosts")
+    if cell.evidence:
+        yield Link(type=LinkType.LINK, url=f"../{cell.evidence}/verdict.json", name="evidence")
+    for reference in plan.references:
+        name, url = _MANUALS.get(reference.partition(" ")[0], ("", ""))
+        if url:
+            unverified = " (section unverified)" if reference.endswith("?") else ""
+            section = reference.partition(" ")[2].removesuffix("?")
+            yield Link(type=LinkType.LINK, url=url, name=f"{name}, {section}{unverified}")
 
 
 def _labels(cell: Cell) -> list[Label]:

@@ -68,6 +68,21 @@ def _view(run: Run) -> dict[str, Any]:
         "answered": sum(not cell.verdict.is_unanswered for cell in cells),
         "planned": len(run.plan),
         "overall": worst(cell.verdict for cell in cells),
+        "skips": _skips(cells, hosts, run.skips),
+        "reviews": run.reviews,
+    }
+
+
+def _skips(cells: list[Cell], hosts: list[str], budgets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """How much each host skipped of what was planned, what it was allowed, and why, the most frequent reason first."""
+    skipped = [cell for cell in cells if cell.verdict is Verdict.SKIP]
+    by_host = Counter(cell.plan.host for cell in skipped)
+    planned = Counter(cell.plan.host for cell in cells)
+    reasons = Counter(cell.message for cell in skipped)
+    return {
+        "total": len(skipped),
+        "hosts": [(host, by_host[host], planned[host], budgets.get(host, {})) for host in hosts],
+        "reasons": sorted(reasons.items(), key=lambda reason: (-reason[1], reason[0])),
     }
 
 

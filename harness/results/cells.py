@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ class Cell:
     started: float = 0.0
     duration: float = 0.0
     evidence: str = ""
-    attempts: tuple[str, ...] = field(default=())
+    #: What facts of the host said about each failure that is declared for the cell under conditions.
+    predictions: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, plan: CellPlan, data: dict[str, Any]) -> Cell:
@@ -79,6 +80,7 @@ class Cell:
         return cls(
             plan, Verdict(data["verdict"]), Verdict(data["raw"]), data["code"], data["message"], data["help"],
             data["expectation"], data["started"], data["duration"], data["evidence"],
+            tuple(data.get("predictions", ())),
         )  # fmt: skip
 
     @classmethod
@@ -112,6 +114,7 @@ class Cell:
             "started": round(self.started, 3),
             "duration": round(self.duration, 4),
             "evidence": self.evidence,
+            **({"predictions": list(self.predictions)} if self.predictions else {}),
         }
 
 

@@ -54,6 +54,8 @@ class Run:
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: alias -> what it may skip and did skip, where it has a budget.
     skips: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: A line for every prediction whose day of review had passed.
+    reviews: list[str] = field(default_factory=list)
     #: Why something of the folder could not be written, empty as long as everything could.
     unwritten: str = ""
     #: The event stream, open from the first event to the last.
@@ -160,6 +162,7 @@ class Run:
                 "planned": len(self.plan),
                 "totals": totals,
                 **({"skips": self.skips} if self.skips else {}),
+                **({"reviews": self.reviews} if self.reviews else {}),
                 "hosts": self.hosts,
                 "cells": [cell.as_dict() for cell in cells],
             },
@@ -195,7 +198,9 @@ def read_run(folder: Path) -> Run:
         recipe = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         cells = [Cell.from_entry(entry) for entry in results["cells"]]
-        run = Run(folder, recipe, hosts=results["hosts"])
+        run = Run(
+            folder, recipe, hosts=results["hosts"], skips=results.get("skips", {}), reviews=results.get("reviews", [])
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise ConfigError(

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from harness.cases import Expected
 from harness.catalogue import load_gaps
 from harness.conditions import Conditions
 from harness.errors import ConfigError
 from harness.plugin.predictions import decide
-from harness.results import CellPlan, judge
+from harness.report.html import write_html
+from harness.results import CellPlan, judge, read_run
 from harness.results.cells import Outcome
 from harness.verdicts import Verdict
 
@@ -156,19 +158,33 @@ def test_a_run_holds_ranges_against_what_it_measured(tmp_path: Path) -> None:
     (cell,) = facts["cells"]
     assert cell["verdict"] == "XFAIL"
     assert facts["hosts"]["emuintel"]["cpu_family"] == "6"
+    assert cell["predictions"] == ["ERRATUM-TEST PRODUCT-REGISTER-MISMATCH holds: family 6 is in '6'"]
     verdict = json.loads((Path(facts["folder"]) / cell["evidence"] / "verdict.json").read_text(encoding="utf-8"))
     assert verdict["predictions"] == ["ERRATUM-TEST PRODUCT-REGISTER-MISMATCH holds: family 6 is in '6'"]
     results, said, status = run(tmp_path, '{ family = "0x19" }')
     (cell,) = results["cells"]
     assert (cell["verdict"], cell["expected"], status) == ("FAIL", [], 1), said
+    told = "ERRATUM-TEST PRODUCT-REGISTER-MISMATCH does not hold: family 6 is not in '0x19'"
+    assert cell["predictions"] == [told]
+    assert str(escape(told)) in (Path(results["folder"]) / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_overdue_review_is_told_at_the_end_of_a_run(tmp_path: Path) -> None:
     yesterday = (date.today() - timedelta(days=1)).isoformat()
-    _, said, _ = run(tmp_path, '{ family = "6" }', review=yesterday)
-    assert f"review: ERRATUM-TEST was to be looked at again by {yesterday}" in said
-    _, said, _ = run(tmp_path, '{ family = "6" }')
+    results, said, _ = run(tmp_path, '{ family = "6" }', review=yesterday)
+    line = f"ERRATUM-TEST was to be looked at again by {yesterday}"
+    assert f"review: {line}" in said
+    folder = Path(results["folder"])
+    page = (folder / "report.html").read_bytes()
+    assert line in page.decode()
+    assert results["reviews"][0].startswith(line)
+    # Written again from results.json, whatever day it is then.
+    write_html(read_run(folder))
+    assert (folder / "report.html").read_bytes() == page
+    results, said, _ = run(tmp_path, '{ family = "6" }')
     assert "review:" not in said
+    assert "reviews" not in results
+    assert "to look at again" not in (Path(results["folder"]) / "report.html").read_text(encoding="utf-8")
 
 
 def test_mistakes_in_ranges_are_told_at_once(tmp_path: Path) -> None:
@@ -200,6 +216,9 @@ def test_skipped(subject):
     data = json.loads(results.read_text(encoding="utf-8"))
     assert data["skips"] == {"one": {"skipped": 1, "planned": 2, "allowed_percent": 0, "over": True}}
     assert data["exit_code"] == 10
+    page = (results.parent / "report.html").read_text(encoding="utf-8")
+    assert re.search(r'class="part FAIL">one: 1 of 2 \(0 % allowed: exceeded\)', page)
+    assert "<b>1</b> needs capability &#39;a-crystal-ball&#39;" in page
 
 
 @pytest.mark.parametrize(

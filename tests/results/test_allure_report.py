@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from harness.report.allure import categories
+from harness.catalogue import load_catalogue
+from harness.report.allure import categories, links_of
+from harness.results import Cell, CellPlan
+from harness.verdicts import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +47,7 @@ def test_every_cell_has_a_result_in_the_category_of_its_code(run: Path) -> None:
     shown = results(run)
     assert shown.keys() == {cell["nodeid"] for cell in cells}
     assert {cell["verdict"] for cell in cells} == {"PASS", "SKIP", "XFAIL"}
+    page = (run / "report.html").read_text()
     known = categories()
     assert json.loads((run / "allure-results" / "categories.json").read_text()) == known
     for cell in cells:
@@ -51,6 +55,12 @@ def test_every_cell_has_a_result_in_the_category_of_its_code(run: Path) -> None:
         labels = {(label["name"], label["value"]) for label in one["labels"]}
         wanted = {("verdict", cell["verdict"]), ("feature", cell["case"]), ("host", cell["host"])}
         assert wanted <= labels
+        links = {link["name"]: link["url"] for link in one["links"]}
+        assert links[f"{cell['case']} on all hosts"] == f"../report.html#{cell['case']}"
+        assert f'<tr id="{cell["case"]}"' in page
+        assert ("evidence" in links) == bool(cell["evidence"])
+        if cell["evidence"]:
+            assert (run / "allure-results" / links["evidence"]).is_file()
         if cell["verdict"] == "PASS":
             assert one["status"] == "passed"
             continue
@@ -61,6 +71,23 @@ def test_every_cell_has_a_result_in_the_category_of_its_code(run: Path) -> None:
         ]  # fmt: skip
         expected = {"SKIP": "Not applicable here", "XFAIL": "Predicted gap or erratum, seen as declared"}
         assert matching == [expected[cell["verdict"]]]
+
+
+def test_references_lead_to_their_manuals() -> None:
+    references = ("SDM3 17.2.5", "APM2 13.1.1.4?", "unknown 3")
+    plan = CellPlan("n", "t", "DAT-01", "rule", "one", "Bare", "amd", "bare", references=references)
+    links = {link.name: link.url for link in links_of(Cell(plan, Verdict.PASS, Verdict.PASS))}
+    assert list(links) == [
+        "DAT-01 on all hosts", "Intel SDM vol. 3, 17.2.5", "AMD APM vol. 2, 13.1.1.4 (section unverified)",
+    ]  # fmt: skip
+    assert links["Intel SDM vol. 3, 17.2.5"].startswith("https://www.intel.com/")
+
+
+def test_every_reference_of_the_case_list_names_a_manual() -> None:
+    for id, entry in load_catalogue(ROOT / "suites").items():
+        for reference in entry.refs:
+            plan = CellPlan("n", "t", id, "rule", "one", "Bare", "amd", "bare", references=(reference,))
+            assert len(list(links_of(Cell(plan, Verdict.PASS, Verdict.PASS)))) == 2, f"{id}: {reference}"
 
 
 def test_what_did_not_pass_brings_its_evidence_and_its_commands(run: Path) -> None:
@@ -94,6 +121,9 @@ def test_a_missing_program_and_a_missing_run_are_one_sentence(run: Path, tmp_pat
     done = vmmcheck("report", str(run), path=str(tmp_path))
     assert done.returncode == 4
     assert "the program 'allure' is not on this machine. Install it with: npm install" in done.stderr
+    done = vmmcheck("report", str(run), "--previous", str(tmp_path))
+    assert done.returncode == 4
+    assert f"'{tmp_path}' is no Allure report: it has no folder 'history'." in done.stderr
     done = vmmcheck("report", str(tmp_path))
     assert done.returncode == 4
     assert "is not the folder of a finished run" in done.stderr
