@@ -52,6 +52,10 @@ def test_armed_across_one_exit_of_each_kind(subject: Subject, exit_kind: str, re
     expect_debug_registers(result.snapshot(after), everything, dr7=armed, ref="SDM3 24.4.2")
 
 
+#: An MSR whose writes exit and that takes the value that it has: IA32_APIC_BASE.
+APIC_BASE = 0x1B
+#: A count that lets the local APIC's timer end a HLT soon.
+TIMER_COUNT = 50000
 #: All four armed, a 1 in every bit of type and length, LE and GE: what an exit changes of DR7 shows, whatever bit.
 ALL_ARMED = DR7_RESET | 0xFFFF_03FF
 
@@ -79,6 +83,66 @@ def test_no_bit_changes_at_an_exit_of_any_kind(subject: Subject) -> None:
             expect_register(f"dr{n} behind {kind}", seen[n], value, ref="SDM3 24.4.2")
         expect_register(f"dr6 behind {kind}", seen.dr6, DR6_INACTIVE | DR6_CAUSES, mask=DR6_CAUSES, ref="SDM3 24.4.2")
         expect_register(f"dr7 behind {kind}", seen.dr7, ALL_ARMED, ref="SDM3 24.4.2")
+
+
+@case(
+    "MIG-01",
+    rule="What the guest writes to DR0-3 and DR6 right before an instruction that exits is there behind it",
+    requirement=("S1.1", "S1.3", "S1.6"),
+    refs=("SDM3 24.4.2",),
+)
+@axis("instruction", ("hlt", "wrmsr"))
+def test_what_was_written_last_survives_the_exit(subject: Subject, instruction: str) -> None:
+    """No exit between saves the registers, as the preparations of others do."""
+    program = Program(f"written, then {instruction}")
+    argument = {"hlt": TIMER_COUNT, "wrmsr": APIC_BASE}[instruction]
+    # Outside loops and twice, so that the first values are what a register that is not saved falls back to.
+    for value in (DISTINCT[0], DISTINCT[1]):
+        program.execute(f"change_dr_{instruction}", argument, DR6_INACTIVE | DR6_CAUSES, value)
+        after = program.snapshot()
+        program.set_dr(6, DR6_INACTIVE)
+        program.exit("cpuid")
+    seen = subject.run(program).snapshot(after)
+    for n in REGISTERS:
+        expected = DISTINCT[1] ^ (0xFFFF_FFFF_FFFF_FFFF if n % 2 else 0)
+        expect_register(f"dr{n} behind {instruction}", seen[n], expected, ref="SDM3 24.4.2")
+    what = f"dr6 behind {instruction}"
+    expect_register(what, seen.dr6, DR6_INACTIVE | DR6_CAUSES, mask=DR6_CAUSES, ref="SDM3 24.4.2")
+
+
+@case(
+    "MIG-01",
+    rule="DR0-3, DR6 and DR7 survive exits by PAUSE, once the host has these switched on",
+    requirement=("S1.1", "S1.2", "S1.3", "S1.6"),
+    refs=("SDM3 24.4.2",),
+    needs=("bhyvectl",),
+)
+def test_registers_survive_an_intercepted_pause(subject: Subject) -> None:
+    pauses, name = 5, "number of times pause was intercepted"
+    program = Program("intercepted PAUSE")
+    program.sync(1)
+    for n, value in enumerate(DISTINCT):
+        program.set_dr(n, value)
+    program.set_dr(6, DR6_INACTIVE | DR6_CAUSES)
+    program.set_dr(7, ALL_ARMED)
+    program.exit("pause", pauses)
+    after = program.snapshot()
+    program.sync(2)
+    with subject.start(program, pin=0) as guest:
+        guest.wait_phase(1)
+        guest.set_capability("pause_exit", True)
+        before = guest.stats()[name]
+        guest.go()
+        guest.wait_phase(2)
+        exits = guest.stats()[name] - before
+        guest.go()
+        result = guest.finish()
+    expect_that("exits by PAUSE", exits >= pauses, f"at least {pauses}", str(exits))
+    seen = result.snapshot(after)
+    for n, value in enumerate(DISTINCT):
+        expect_register(f"dr{n}", seen[n], value, ref="SDM3 24.4.2")
+    expect_register("dr6", seen.dr6, DR6_INACTIVE | DR6_CAUSES, mask=DR6_CAUSES, ref="SDM3 24.4.2")
+    expect_register("dr7", seen.dr7, ALL_ARMED, ref="SDM3 24.4.2")
 
 
 @case(

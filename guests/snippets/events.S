@@ -72,6 +72,46 @@
 	movl	%eax, (%rbx)
 	ret
 
+/* --- DR0-DR3 (rdx, and all bits inverted by turns) and DR6 (rsi), written when no exit follows but that of the
+ * instruction under test ---------------------------------------------------------------------------------- */
+
+	.macro change_dr
+	movq	%rdx, %dr0
+	movq	%rdx, %dr2
+	notq	%rdx
+	movq	%rdx, %dr1
+	movq	%rdx, %dr3
+	movq	%rsi, %dr6
+	.endm
+
+	snippet change_dr_hlt                   /* timer count rdi */
+	movl	$0xFEE00320, %ebx
+	movl	$0x20040, %eax
+	movl	%eax, (%rbx)
+	movl	$0xFEE00380, %ebx
+	movl	%edi, %eax
+	movl	%eax, (%rbx)
+	change_dr
+	site change_dr_hlt
+	hlt
+	behind change_dr_hlt
+	movl	$0xFEE00380, %ebx
+	xorl	%eax, %eax
+	movl	%eax, (%rbx)
+	ret
+
+	snippet change_dr_wrmsr                 /* the MSR rdi, with the value that it has */
+	movl	%edi, %ecx
+	movq	%rdx, %r8
+	rdmsr
+	movq	%rdx, %r9
+	movq	%r8, %rdx
+	change_dr
+	movq	%r9, %rdx
+	site change_dr_wrmsr
+	wrmsr
+	next change_dr_wrmsr
+
 	snippet mov_ss_sysenter
 	movq	%rsp, %rcx
 	leaq	snippet_mov_ss_sysenter_next(%rip), %rdx

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from harness.guest import Program, tables
+from harness.guest.registers import DR6_INACTIVE
 from harness.subjects.bare import BareSubject
 
 #: Places to break on, and what needs an entry that another snippet sets up.
 NOT_RUN = {"task_entry", "frame_handler", "syscall_entry", "sysenter_entry", "syscall", "sysenter", "step_syscall"}
 #: Debug registers are written on the way: the breakpoint is gone, or the access refused.
-DISARMING = {"disarm_store", "arm_store", "arm_store_4", "arm_out_store_4", "arm_cpuid_store_4"}
+DISARMING = {"disarm_store", "arm_store", "arm_store_4", "arm_out_store_4", "arm_cpuid_store_4",
+             "change_dr_hlt", "change_dr_wrmsr"}  # fmt: skip
 KERNEL = {"long": 0x10, "prot32": 0x10, "prot16": 0x10, "real": 0, "vm86": 0}
 USER_SELECTOR = 0x2B
 
@@ -24,6 +26,8 @@ def arguments(name: str, narrow: bool, selector: int, memory: int, value: int) -
         return 0xC0000102, 0x1234
     if base == "mov_ss_hlt":
         return selector, 20000
+    if base == "change_dr_wrmsr":
+        return 0x1B, DR6_INACTIVE, value
     if "hlt" in base:
         return (20000,)
     if base.startswith(("mov_ss", "two_mov_ss", "pop_ss")):
