@@ -126,6 +126,12 @@ def require_feature(offered: bool, name: str) -> None:
         pytest.skip(f"needs the CPU feature {name}, which CPUID does not offer to the guest")
 
 
+def require(offered: bool, what: str) -> None:
+    """End the cell as SKIP, naming what the place lacks; for what can only be asked there."""
+    if not offered:
+        pytest.skip(f"needs {what}")
+
+
 def needs(*capabilities: str) -> pytest.MarkDecorator:
     """A mark for one value of an axis: that variant needs more than its case does."""
     return pytest.mark.needs(*capabilities)

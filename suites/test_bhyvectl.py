@@ -345,6 +345,40 @@ def test_a_missing_machine_is_refused(subject: Subject) -> None:
         expect_register(f"dr{n} of the VM that is there", observed[n], DISTINCT[n])
 
 
+@case(
+    "API-09",
+    rule="A user without privileges, and the superuser of a jail, are refused and change nothing",
+    requirement="S1.7",
+    priority=3,
+    needs=("bhyvectl",),
+)
+@axis("by", ("nobody", "jail"))
+def test_those_without_the_privilege_are_refused(subject: Subject, by: str) -> None:
+    subject.host.check_as(by)
+    program = Program("not theirs")
+    for n, distinct in enumerate(DISTINCT):
+        program.set_dr(n, distinct)
+    program.sync(1)
+    after = program.snapshot()
+    with subject.start(program) as guest:
+        guest.wait_phase(1)
+        answered = _answers(lambda: guest.registers("dr0", by=by))
+        accepted = guest.try_set_registers_as(by, dr0=0xDEAD)
+        destroyed = guest.try_destroy(by)
+        # The control: the same calls by the one who may.
+        seen = guest.registers("dr0")
+        control = guest.try_set_registers_as("root", dr1=0x1DEA)
+        guest.go()
+        observed = guest.finish().snapshot(after)
+    expect_equal(f"--get-dr0 by {by} answered", answered, False, error=ToolMismatch)
+    expect_equal(f"--set-dr0 by {by} accepted", accepted, False, error=ToolMismatch)
+    expect_equal(f"--destroy by {by} accepted", destroyed, False, error=ToolMismatch)
+    expect_register("--get-dr0 by root", seen["dr0"], DISTINCT[0])
+    expect_equal("--set-dr1 by root accepted", control, True, error=ToolMismatch)
+    for n in REGISTERS:
+        expect_register(f"dr{n} in the guest", observed[n], 0x1DEA if n == 1 else DISTINCT[n])
+
+
 def _answers(read: Callable[[], Mapping[str, int]]) -> bool:
     """Whether the tool printed what it was asked for."""
     try:

@@ -41,6 +41,8 @@ class BhyveOptions:
     lenient_msrs: bool = False
     #: Port of bhyve's debug stub (``-G``); 0 for none.
     gdb: int = 0
+    #: File of a saved guest that goes on (``-r``); empty for one that begins.
+    restore: str = ""
 
     def command(self) -> str:
         """The portable command line: HLT intercepted (``-H``), unknown MSRs faulting unless asked otherwise."""
@@ -51,6 +53,8 @@ class BhyveOptions:
             words += ["-p", f"{vcpu}:{cpu}"]
         if self.gdb:
             words += ["-G", str(self.gdb)]
+        if self.restore:
+            words += ["-r", self.restore]
         words += ["-s", "0,hostbridge", "-s", "31,lpc", "-l", "com1,stdio"]
         if self.testdev:
             words += ["-l", "pc-testdev"]

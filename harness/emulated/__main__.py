@@ -18,6 +18,7 @@ from harness.emulated.commands_bhyve import BhyvePrograms
 from harness.emulated.commands_debug import DebugPrograms
 from harness.emulated.commands_dtrace import DtracePrograms
 from harness.emulated.commands_kernel import KernelPrograms
+from harness.emulated.commands_users import UserPrograms
 from harness.emulated.commands_witness import WitnessPrograms
 from harness.emulated.host import EmulatedHost
 from harness.emulated.sshd import USER, SshServer, fingerprint
@@ -41,6 +42,7 @@ def build_host(vendor: str, state: Path) -> EmulatedHost:
     host.programs.update(BasePrograms(host).table())
     host.programs.update(kernel.table())
     host.programs.update(WitnessPrograms(host).table())
+    host.programs.update(UserPrograms(host).table())
     host.programs.update(BhyvePrograms(host, kernel).table())
     host.programs.update(DtracePrograms(host).table())
     host.programs.update(DebugPrograms(host).table())

@@ -6,9 +6,11 @@ import re
 import struct
 import threading
 import time
-from dataclasses import dataclass, field
+import uuid
 
+from harness.emulated.bhyve_options import Options, parse_bhyve
 from harness.emulated.commands_kernel import KernelPrograms
+from harness.emulated.commands_users import jailed, unprivileged
 from harness.emulated.ctl import Code, KernelError, name_field
 from harness.emulated.gdbstub import DebugStub
 from harness.emulated.host import EmulatedHost, Process
@@ -17,8 +19,7 @@ from harness.emulated.streams import read_all
 from harness.emulated.vfs import FileError, FileSystem
 from harness.errors import EmulatorFailed
 
-EEXIST, EINVAL, ENOENT = 17, 22, 2
-FLAG_H, FLAG_P, FLAG_W, FLAG_E, FLAG_TESTDEV, FLAG_COM1, FLAG_GDB = 1, 2, 4, 8, 32, 64, 128
+EPERM, EINVAL = 1, 22
 EX_USAGE = 64
 NAME_MAX = 31
 #: vCPUs of one VM (VM_MAXCPU).
@@ -43,86 +44,10 @@ SETTABLE = {
     "efer", "cr0", "cr2", "cr3", "cr4", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7", "rsp", "rip", "rax", "rflags",
 }  # fmt: skip
 
-_USAGE = "Usage: bhyvectl --vm=<vmname>\n       [--cpu=<vcpu_number>]\n       [--create]\n       [--destroy]\n"
-
-
-@dataclass(slots=True)
-class Options:
-    """bhyve's command line."""
-
-    flags: int = 0
-    memory: int = 256 << 20
-    vcpus: int = 1
-    pins: dict[int, int] = field(default_factory=dict)
-    rom: str = ""
-    console: str = ""
-    #: Port of the debug stub, 0 without one.
-    gdb: int = 0
-    lpc: bool = False
-    destroy: bool = False
-    name: str = ""
-    error: str = ""
-
-
-def _size(text: str) -> int:
-    match = re.fullmatch(r"(\d+)([kKmMgG]?)[bB]?", text)
-    if match is None:
-        return 0
-    scale = {"": 20, "k": 10, "m": 20, "g": 30}[match[2].lower()]
-    return int(match[1]) << scale
-
-
-def parse_bhyve(argv: list[str]) -> Options:
-    """bhyve's getopt string for 13.2, as far as a guest without devices goes."""
-    options, words = Options(), argv[1:]
-    simple = {"H": FLAG_H, "P": FLAG_P, "w": FLAG_W, "e": FLAG_E}
-    while words and words[0].startswith("-") and len(words[0]) > 1:
-        letter, attached = words[0][1], words[0][2:]
-        words = words[1:]
-        if letter in simple or letter in "AWuUaxYSCDh":
-            options.flags |= simple.get(letter, 0)
-            options.destroy |= letter == "D"
-            if attached:
-                words.insert(0, f"-{attached}")
-            continue
-        value = attached or (words.pop(0) if words else "")
-        if letter == "m":
-            options.memory = _size(value)
-            if not options.memory:
-                options.error = f"invalid memsize '{value}'"
-        elif letter == "p":
-            vcpu, _, cpu = value.partition(":")
-            if not vcpu.isdigit() or not cpu.isdigit():
-                options.error = f"invalid vcpu pinning '{value}'"
-            else:
-                options.pins[int(vcpu)] = int(cpu)
-        elif letter == "c":
-            count = re.fullmatch(r"(?:cpus=)?(\d+)", value)
-            options.vcpus = int(count[1]) if count is not None else 0
-            if not options.vcpus:
-                options.error = "invalid cpu topology"
-        elif letter == "s":
-            options.lpc |= value.endswith(",lpc")
-        elif letter == "l":
-            device, _, backend = value.partition(",")
-            if device == "bootrom":
-                options.rom = backend
-            elif device == "com1":
-                options.console = backend
-            elif device == "pc-testdev":
-                options.flags |= FLAG_TESTDEV
-        elif letter == "G":
-            port = value.removeprefix("w").rpartition(":")[2]
-            options.gdb = int(port) if port.isdigit() else 0
-            options.flags |= FLAG_GDB
-            if not 0 < options.gdb < 1 << 16:
-                options.error = f"invalid port '{value}'"
-        elif letter not in "cgkoU":
-            options.error = f"illegal option -- {letter}"
-    options.name = words[0] if words else ""
-    if options.console:
-        options.flags |= FLAG_COM1
-    return options
+_USAGE = (
+    "Usage: bhyvectl --vm=<vmname>\n       [--cpu=<vcpu_number>]\n       [--create]\n       [--destroy]\n"
+    "       [--suspend=<filename>]\n"
+)
 
 
 class BhyvePrograms:
@@ -157,7 +82,10 @@ class BhyvePrograms:
             context.err(f"Could not map bootrom: invalid size {len(rom)}\n")
             return 4
         try:
-            self._prepare(options, rom)
+            if options.restore:
+                self._restore(context, options, rom)
+            else:
+                self._prepare(options, rom)
             pins = [options.pins.get(vcpu) for vcpu in range(options.vcpus)]
             if options.gdb in self.host.debug_stubs:
                 context.err("bhyve: gdb bind: Address already in use\n")
@@ -194,6 +122,13 @@ class BhyvePrograms:
             raise
         if create:
             self.host.vm_created(options.name)
+
+    def _restore(self, context: Context, options: Options, rom: bytes) -> None:
+        """A VM with the memory of a saved one, which the kernel keeps under the key that the file has."""
+        key = self.host.files.read(FileSystem.resolve(options.restore, context.cwd))
+        before = [(Code.VM_RESTORE, name_field(options.name) + name_field(key.decode()))]
+        self.host.machine.map_rom(options.name, rom, before=before)
+        self.host.vm_created(options.name)
 
     def _attend(self, context: Context, process: Process) -> int:
         """Carry the console both ways until the process ends."""
@@ -284,6 +219,7 @@ class BhyvePrograms:
         plain = {
             "vm", "cpu", "create", "destroy", "get-stats", "get-all", "force-reset", "force-poweroff", "inject-nmi",
             "get-exit-reason", "desc-base", "desc-limit", "desc-access", "capname", "setcap", "getcap",
+            "suspend",
         }  # fmt: skip
         kind, _, register = name.partition("-")
         return (
@@ -294,7 +230,7 @@ class BhyvePrograms:
 
     @staticmethod
     def _needs_value(name: str) -> bool:
-        return name.startswith("set-") and not name.startswith("set-desc-")
+        return (name.startswith("set-") and not name.startswith("set-desc-")) or name == "suspend"
 
     def _control(self, context: Context, vm: str, flags: list[str], values: dict[str, str]) -> int:
         if "create" in flags:
@@ -310,6 +246,12 @@ class BhyvePrograms:
         if vm not in self.host.vm_names():
             context.err(f"vm_open: {vm} could not be opened: No such file or directory\n")
             return 1
+        if unprivileged(context):
+            context.err(f"vm_open: {vm} could not be opened: Permission denied\n")
+            return 1
+        if jailed(context):
+            # The device opens, but none of its ioctls is for jails (vmm_priv_check() of vmm_dev.c).
+            return self._errno(context, EPERM)
         cpu = values.get("cpu", "0")
         number = int(cpu) if re.fullmatch(r"-?\d+", cpu) else 0
         try:
@@ -323,11 +265,19 @@ class BhyvePrograms:
             for flag in flags:
                 if flag.startswith("get-"):
                     context.out(self._get(vm, number, flag[4:]))
+            if "suspend" in flags:
+                self._save(context, vm, values["suspend"])
             if "destroy" in flags:
                 self.host.destroy_vm(vm)
         except KernelError as error:
             return self._errno(context, error.errno)
         return 0
+
+    def _save(self, context: Context, vm: str, file: str) -> None:
+        key = uuid.uuid4().hex[:16]
+        self.host.machine.vm_request(Code.VM_SAVE, vm, name_field(key))
+        self.host.refresh_vms()
+        self.host.files.write(FileSystem.resolve(file, context.cwd), key.encode())
 
     def _set(self, vm: str, cpu: int, what: str, values: dict[str, str]) -> None:
         if not what.startswith("desc-"):

@@ -39,6 +39,8 @@ class Code(IntEnum):
     ROM_PAGE = 0x16
     ROM_MAP = 0x17
     VM_REINIT = 0x18
+    VM_SAVE = 0x19
+    VM_RESTORE = 0x1A
     RUN = 0x20
     KILL = 0x21
     SUSPEND = 0x22

@@ -30,6 +30,17 @@ BOOT_COMMAND = "sysctl -nx kern.boot_id 2>/dev/null || sysctl -n kern.boottime"
 BOOTTIME_TOLERANCE = 5
 
 
+#: Whom a command is run as: the superuser, a user without privileges, the superuser of a jail that was not given
+#: ``allow.vmm`` (jail(8)).
+ROOT, NOBODY, JAIL = "root", "nobody", "jail"
+_AS = {ROOT: "", NOBODY: "chroot -u nobody / ", JAIL: "jail -c name=vmmcheck path=/ command="}
+
+
+def run_as(by: str, command: str) -> str:
+    """The command as :data:`ROOT`, :data:`NOBODY` or :data:`JAIL` runs it."""
+    return _AS[by] + command
+
+
 @dataclass(frozen=True, slots=True)
 class Boot:
     """Which boot a host is on: ``id`` from ``kern.boot_id``, or ``seconds`` from ``kern.boottime`` (12.x)."""

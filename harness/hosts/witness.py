@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 
 from harness.errors import HostUnready, UnexpectedAnswer
-from harness.hosts.host import QUICK, Host
+from harness.hosts.host import QUICK, Host, run_as
 from harness.hosts.modules import Modules
 from harness.hosts.observation import Observation
 from harness.hosts.state import HostDebugState, SentinelReport, ThreadBases
@@ -176,6 +176,13 @@ class Witness:
 
     def tunable(self, name: str, value: int) -> AbstractContextManager[None]:
         return tunable(self._host, name, value)
+
+    def can_save(self) -> bool:
+        usage = self._host.run("bhyvectl 2>&1")
+        return "--suspend" in usage.text
+
+    def check_as(self, by: str) -> None:
+        self._host.check(run_as(by, "true"))
 
     def wait(self, seconds: float) -> None:
         self._host.check(f"sleep {seconds:g}", seconds=seconds + QUICK)

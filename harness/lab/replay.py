@@ -32,7 +32,7 @@ from harness.results import CellRecorder
 from harness.results.evidence import console_of
 from harness.subjects import Platform, Subject
 from harness.subjects.bhyve import NAME_PREFIX, BhyveGuest, end_of
-from harness.subjects.protocol import HostActions
+from harness.subjects.protocol import HostActions, SavedGuest
 from harness.timing import Deadline
 from harness.transport import CommandResult
 
@@ -171,7 +171,7 @@ class ReplayGuest(BhyveGuest):
         self._recorder = recorder
         self._rom = rom
         self._name = name
-        self._console = console
+        self._stored = console
         self._bare = bare
         #: Taken now: a guest whose end the case does not wait for has one as well.
         self._ended = host.answers.machine(name)
@@ -179,6 +179,10 @@ class ReplayGuest(BhyveGuest):
         self._pid = ""
         self._threads = {}
         self._result: Result | None = None
+
+    @property
+    def _console(self) -> bytes:
+        return self._stored
 
     def wait_phase(self, phase: int) -> None:
         if phase not in phases(self._console, self._rom.nonce):
@@ -193,6 +197,10 @@ class ReplayGuest(BhyveGuest):
         exit = interpret(self._ended.status, self._ended.errors, done=TESTDEV_DONE)
         if exit.ending is not Ending.RESET:
             raise exit.error(self._rom.program.name, banner=has_banner(self._console, self._rom.nonce))
+
+    def save(self) -> SavedGuest:
+        self.wait_reset()
+        return SavedGuest(self._rom, "", self._console, tuple(phases(self._console, self._rom.nonce)))
 
     def finish(self) -> Result:
         if self._result is None:
@@ -269,6 +277,13 @@ class ReplaySubject(Subject):
         console = console_of(self._folder, facts["nonce"])
         self._compare_records(console, nonce)
         yield ReplayGuest(self._host, self.recorder, rom, vm, console, bare=self.platform.kind == "bare")
+
+    @contextmanager
+    def restore(
+        self, saved: SavedGuest, *, pin: int | None = 0, name: str = "", seconds: float = 30
+    ) -> Iterator[ReplayGuest]:
+        vm = f"{NAME_PREFIX}-{name}" if name else NAME_PREFIX
+        yield ReplayGuest(self._host, self.recorder, saved.rom, vm, saved.console, bare=False)
 
     def _compare_records(self, console: bytes, nonce: int) -> None:
         """The decoded records in the evidence must be those of the console beside them."""

@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from harness.errors import EmulatorFailed, GuestHang, GuestSilent, TestDefect, ToolMissing
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished
 from harness.recording import NullRecorder, Recorder
 from harness.subjects import HostActions, Platform, RunningGuest
+from harness.subjects.protocol import SavedGuest
 from harness.timing import Deadline
 
 BINARY = "qemu-system-x86_64"
@@ -100,3 +101,9 @@ class QemuSubject:
         """Phases need somebody who waits for them; an oracle has nobody."""
         raise TestDefect(f"Program '{program.name}' runs in phases: QEMU has no opinion on it.")
         yield
+
+    def restore(
+        self, saved: SavedGuest, *, pin: int | None = 0, name: str = "", seconds: float = 30
+    ) -> AbstractContextManager[RunningGuest]:
+        """Nobody saved a guest here."""
+        raise TestDefect("QEMU has no opinion on a guest that was saved.")

@@ -16,7 +16,7 @@ from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, i
 from harness.hosts.state import HostDebugState, ThreadBases
 from harness.jsontext import listed
 from harness.recording import Recorder
-from harness.subjects.protocol import Debugger, HostActions, Platform
+from harness.subjects.protocol import Debugger, HostActions, Platform, SavedGuest
 from harness.timing import Deadline
 
 _GO = b"g"
@@ -124,13 +124,22 @@ class BareGuest:
     def force_reset(self) -> None:
         raise TestDefect(_NO_HOST)
 
-    def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
+    def save(self) -> SavedGuest:
+        raise TestDefect(_NO_HOST)
+
+    def try_destroy(self, by: str) -> bool:
+        raise TestDefect(_NO_HOST)
+
+    def registers(self, *names: str, vcpu: int = 0, by: str = "root") -> Mapping[str, int]:
         raise TestDefect(_NO_HOST)
 
     def all_registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
         raise TestDefect(_NO_HOST)
 
     def set_registers(self, vcpu: int = 0, **values: int) -> None:
+        raise TestDefect(_NO_HOST)
+
+    def try_set_registers_as(self, by: str, **values: int) -> bool:
         raise TestDefect(_NO_HOST)
 
     def try_set_registers(self, vcpu: int = 0, **values: int) -> bool:
@@ -236,6 +245,12 @@ class BareSubject:
         """Start a program that waits in phases."""
         with self._guest(program, seconds, interactive=True) as guest:
             yield guest
+
+    def restore(
+        self, saved: SavedGuest, *, pin: int | None = 0, name: str = "", seconds: float = 30
+    ) -> AbstractContextManager[BareGuest]:
+        """Nobody saved a guest here."""
+        raise TestDefect(_NO_HOST)
 
     @contextmanager
     def _guest(self, program: Program, seconds: float, *, interactive: bool) -> Iterator[BareGuest]:

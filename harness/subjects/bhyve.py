@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.bhyve import (
@@ -13,39 +13,23 @@ from harness.bhyve import (
     STUB_PORT,
     TESTDEV_DONE,
     BhyveOptions,
-    Debugger,
     Ending,
     HostView,
     RunScript,
-    carry_command,
-    check_set,
-    find_command,
-    get_all_command,
-    get_capability_command,
-    get_command,
     interpret,
-    parse_capability,
-    parse_descriptor,
-    parse_registers,
-    parse_stats,
     remove_machine,
-    set_capability_command,
-    set_command,
-    set_descriptor_command,
-    stats_command,
     stop_guest,
 )
 from harness.bhyve.runscript import Finished
-from harness.errors import GuestHang, GuestSilent, RecordsDamaged, SshLost, TestDefect, UnexpectedAnswer, VmmcheckError
+from harness.errors import GuestHang, GuestSilent, RecordsDamaged, SshLost, TestDefect, VmmcheckError
 from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, noted, phases, with_memory
 from harness.guest.records import RECORD_SIZE
 from harness.hosts import Host, MessageLog, Witness
-from harness.hosts.state import HostDebugState, ThreadBases
-from harness.hosts.witness import parse_bases, parse_state, show_state
 from harness.jsontext import listed
 from harness.recording import Recorder
 from harness.subjects.bare import record_program, record_result
-from harness.subjects.protocol import HostActions, Platform, Subject
+from harness.subjects.hand import HostsHand
+from harness.subjects.protocol import HostActions, Platform, SavedGuest, Subject
 from harness.timing import Deadline
 from harness.transport import RemoteProcess
 
@@ -72,23 +56,22 @@ def end_of(console: bytes, status: int, stderr: str, rom: Rom, done: int) -> tup
     return result, None if exit.ending is Ending.DONE else exit.error(rom.program.name, banner=True)
 
 
-class BhyveGuest:
-    """Implements :class:`harness.subjects.protocol.RunningGuest`."""
+class BhyveGuest(HostsHand):
+    """Implements :class:`harness.subjects.protocol.RunningGuest`; ``before`` is the console of a former life."""
 
     def __init__(
-        self, host: Host, recorder: Recorder, rom: Rom, name: str, script: RunScript, seconds: float, done: int
-    ) -> None:
-        self._host = host
+        self, host: Host, recorder: Recorder, rom: Rom, name: str, script: RunScript, seconds: float, done: int,
+        before: bytes = b"",
+    ) -> None:  # fmt: skip
+        super().__init__(host, name)
         self._recorder = recorder
         self._rom = rom
-        self._name = name
         self._script = script
         self._done = done
         self._deadline = Deadline.after(seconds * host.patience)
         self._result: Result | None = None
         self._finished: Finished | None = None
-        self._pid = ""
-        self._threads: dict[int, str] = {}
+        self._before = before
         # The recorder is told by the script's own reader, step by step.
         self._process: RemoteProcess = host.transport.start(script.text(), deadline=self._deadline, record=False)
         self._process.write(rom.image)
@@ -98,11 +81,15 @@ class BhyveGuest:
         """The host right after the guest; ``None`` as long as it runs."""
         return self._finished.view if self._finished is not None else None
 
+    @property
+    def _console(self) -> bytes:
+        return self._before + self._process.stdout
+
     # --- phases ------------------------------------------------------------------------------------------
 
     def wait_phase(self, phase: int) -> None:
         """Wait for ``sync(phase)``; a guest that ends or hangs before it is what is reported."""
-        while phase not in phases(self._process.stdout, self._rom.nonce):
+        while phase not in phases(self._console, self._rom.nonce):
             if not self._process.read(self._deadline):
                 self._end_early()
             self._check_deadline(f"reach phase {phase}")
@@ -117,10 +104,10 @@ class BhyveGuest:
         """The records; raises what happened when there are none."""
         if self._result is not None:
             return self._result
-        while not is_finished(self._process.stdout) and self._process.read(self._deadline):
+        while not is_finished(self._console) and self._process.read(self._deadline):
             self._check_deadline("end")
         finished = self._wait()
-        console = with_memory(self._process.stdout, finished.records)
+        console = with_memory(self._console, finished.records)
         self._result, wrong = end_of(console, finished.status, finished.stderr, self._rom, self._done)
         record_result(self._recorder, self._result)
         if wrong is not None:
@@ -133,11 +120,17 @@ class BhyveGuest:
         finished = self._wait()
         exit = interpret(finished.status, finished.stderr, done=self._done)
         if exit.ending is not Ending.RESET:
-            raise exit.error(self._rom.program.name, banner=has_banner(self._process.stdout, self._rom.nonce))
+            raise exit.error(self._rom.program.name, banner=has_banner(self._console, self._rom.nonce))
 
     def force_reset(self) -> None:
         self._host.change(shlex.join(["bhyvectl", f"--vm={self._name}", "--force-reset"]))
         self.wait_reset()
+
+    def save(self) -> SavedGuest:
+        file = f"{self._host.folder}/{self._name}.snapshot"
+        self._host.change(shlex.join(["bhyvectl", f"--vm={self._name}", f"--suspend={file}"]))
+        self.wait_reset()
+        return SavedGuest(self._rom, file, self._console, tuple(phases(self._console, self._rom.nonce)))
 
     def clear(self) -> None:
         """End the guest if it still runs; its VM is gone afterwards. Raises what stands against that."""
@@ -162,7 +155,8 @@ class BhyveGuest:
                 records = finished.records if finished is not None else b""
                 if records and not is_finished(done.stdout):
                     records = self._keep_unfinished(records)
-                console = with_memory(done.stdout, records) if records else done.stdout
+                sent = self._before + done.stdout
+                console = with_memory(sent, records) if records else sent
                 self._recorder.add_file(self._evidence("console.raw"), console)
             self._finished = finished
         return self._finished
@@ -187,132 +181,10 @@ class BhyveGuest:
     def _check_deadline(self, what: str) -> None:
         if not self._deadline.expired() or self._script.ended(self._process.stderr):
             return
-        self._recorder.add_file(self._evidence("console.raw"), self._process.stdout)
-        started = has_banner(self._process.stdout, self._rom.nonce)
+        self._recorder.add_file(self._evidence("console.raw"), self._console)
+        started = has_banner(self._console, self._rom.nonce)
         message = f"Program '{self._rom.program.name}' did not {what} within {self._deadline.seconds:g} s."
         raise GuestHang(message) if started else GuestSilent(message)
-
-    # --- the host's hand on the guest -----------------------------------------------------------------------
-
-    def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
-        return parse_registers(self._host.run(get_command(self._name, names, vcpu)), names, vcpu)
-
-    def all_registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
-        return parse_registers(self._host.run(get_all_command(self._name, vcpu)), names, vcpu)
-
-    def set_registers(self, vcpu: int = 0, **values: int) -> None:
-        check_set(self._host.try_change(set_command(self._name, values, vcpu)))
-
-    def try_set_registers(self, vcpu: int = 0, **values: int) -> bool:
-        return self._host.try_change(set_command(self._name, values, vcpu)).status == 0
-
-    def descriptor(self, name: str, vcpu: int = 0) -> tuple[int, int, int]:
-        return parse_descriptor(self._host.run(get_command(self._name, [f"desc-{name}"], vcpu)), name, vcpu)
-
-    def set_descriptor(self, name: str, base: int, limit: int, access: int = 0, vcpu: int = 0) -> None:
-        check_set(self._host.try_change(set_descriptor_command(self._name, name, (base, limit, access), vcpu)))
-
-    def set_capability(self, name: str, on: bool, vcpu: int = 0) -> None:
-        check_set(self._host.try_change(set_capability_command(self._name, name, on, vcpu)))
-
-    def write_memory(self, address: int, data: bytes) -> None:
-        if address % len(data):
-            raise TestDefect(f"{len(data)} bytes cannot be written at {address:#x}: it is no multiple of the length.")
-        blocks = f"bs={len(data)} oseek={address // len(data)}"
-        self._host.change(f"dd of=/dev/vmm/{self._name} {blocks} conv=notrunc 2>/dev/null", stdin=data)
-
-    def stats(self, vcpu: int = 0) -> Mapping[str, int]:
-        return parse_stats(self._host.run(stats_command(self._name, vcpu)))
-
-    def pin(self, cpu: int, vcpu: int = 0) -> None:
-        self._host.change(f"cpuset -l {cpu} -t {self._thread(vcpu)}")
-
-    def read_memory(self, address: int, length: int) -> bytes:
-        if address % length:
-            raise TestDefect(f"{length} bytes cannot be read at {address:#x}: it is no multiple of the length.")
-        blocks = f"bs={length} iseek={address // length} count=1"
-        # As text: evidence keeps no other bytes.
-        text = self._host.check(f"dd if=/dev/vmm/{self._name} {blocks} 2>/dev/null | od -An -v -tx1").text
-        found = bytes.fromhex(text) if re.fullmatch(r"[\s0-9a-f]*", text) else b""
-        if len(found) != length:
-            raise UnexpectedAnswer(f"/dev/vmm/{self._name} gave {len(found)} bytes at {address:#x}, not {length}.")
-        return found
-
-    def capability(self, name: str, vcpu: int = 0) -> bool:
-        return parse_capability(self._host.run(get_capability_command(self._name, name, vcpu)), name)
-
-    @contextmanager
-    def debugger(self) -> Iterator[Debugger]:
-        seconds = 10 * self._host.patience
-        command = self._host.guarded(carry_command())
-        process = self._host.transport.start(command, deadline=Deadline.after(seconds))
-        try:
-            debugger = Debugger(process, seconds)
-        except VmmcheckError:
-            # Its end is what puts it into the evidence.
-            with contextlib.suppress(VmmcheckError, OSError):
-                process.close_stdin()
-                process.wait(Deadline.after(seconds))
-            raise
-        try:
-            yield debugger
-        except BaseException:
-            # What happened inside is what is told.
-            with contextlib.suppress(VmmcheckError):
-                if debugger.attached:
-                    debugger.close()
-            raise
-        else:
-            debugger.detach()
-
-    def stop(self) -> None:
-        self._host.change(f"kill -STOP {self._process_id()}")
-
-    def cont(self) -> None:
-        self._host.change(f"kill -CONT {self._process_id()}")
-
-    def inject_nmi(self) -> None:
-        self._host.change(shlex.join(["bhyvectl", f"--vm={self._name}", "--inject-nmi"]))
-
-    def thread_number(self, vcpu: int = 0) -> int:
-        return int(self._thread(vcpu))
-
-    def thread_debug_registers(self) -> HostDebugState:
-        command = f"{self._host.folder}/vmmwitness dbregs get {self._process_id()} {self._thread(0)}"
-        return parse_state(self._host.check(command).text)
-
-    def set_thread_debug_registers(self, state: HostDebugState) -> None:
-        registers = show_state(state, debugctl=False)
-        command = f"{self._host.folder}/vmmwitness dbregs set {self._process_id()} {self._thread(0)} {registers}"
-        self._host.change(command)
-
-    def thread_bases(self) -> ThreadBases:
-        command = f"{self._host.folder}/vmmwitness bases {self._process_id()} {self._thread(0)}"
-        return parse_bases(self._host.check(command).text)
-
-    def _process_id(self) -> str:
-        if not self._pid:
-            self._look_up()
-        return self._pid
-
-    def _thread(self, vcpu: int) -> str:
-        if vcpu not in self._threads:
-            self._look_up()
-        if vcpu not in self._threads:
-            raise UnexpectedAnswer(f"'procstat -t {self._pid}' shows no thread 'vcpu {vcpu}'.")
-        return self._threads[vcpu]
-
-    def _look_up(self) -> None:
-        """Process and threads in one round trip; they stay what they are as long as the guest runs."""
-        answers = self._host.ask(
-            {"pid": find_command(self._name), "threads": f"procstat -t $({find_command(self._name)})"}
-        )
-        pids = answers["pid"].text.split()
-        if len(pids) != 1 or not pids[0].isdigit():
-            raise UnexpectedAnswer(f"'{answers['pid'].command}' found {pids or 'no process'}; one was expected.")
-        self._pid = pids[0]
-        lines = re.findall(rf"^\s*{self._pid}\s+(\d+)\s.*\bvcpu (\d+)\b", answers["threads"].text, re.MULTILINE)
-        self._threads = {int(vcpu): thread for thread, vcpu in lines}
 
 
 class BhyveSubject(Subject):
@@ -366,17 +238,41 @@ class BhyveSubject(Subject):
 
         ``pin`` is the host CPU of vCPU 0; further vCPUs go to the ones behind it.
         """
-        vm = f"{NAME_PREFIX}-{name}" if name else NAME_PREFIX
         rom = Rom.build(program, EndMethod.TESTDEV_KEPT if self._testdev else EndMethod.HLT_KEPT)
         record_program(self.recorder, rom)
+        vm, pins = self._machine(name), self._pins(pin, program.vcpus)
         options = BhyveOptions(
-            vm, f"{self._host.folder}/{vm}.rom", vcpus=program.vcpus, pins=self._pins(pin, program.vcpus),
-            testdev=self._testdev, lenient_msrs=lenient_msrs, gdb=STUB_PORT if debug_stub else 0,
+            vm, f"{self._host.folder}/{vm}.rom", vcpus=program.vcpus, pins=pins, testdev=self._testdev,
+            lenient_msrs=lenient_msrs, gdb=STUB_PORT if debug_stub else 0,
         )  # fmt: skip
-        mark = f"{rom.nonce:08x} {re.sub(r'[^A-Za-z0-9 ._-]', '', program.name)}"
+        with self._run(rom, options, seconds, keep=keep) as guest:
+            yield guest
+
+    @contextmanager
+    def restore(
+        self, saved: SavedGuest, *, pin: int | None = 0, name: str = "", seconds: float = 30
+    ) -> Iterator[BhyveGuest]:
+        """Let a saved guest go on under bhyve's ``-r``; its files are gone when the context ends."""
+        vm, vcpus = self._machine(name), saved.rom.program.vcpus
+        options = BhyveOptions(
+            vm, f"{self._host.folder}/{vm}.rom", vcpus=vcpus, pins=self._pins(pin, vcpus), testdev=self._testdev,
+            restore=saved.file,
+        )  # fmt: skip
+        try:
+            with self._run(saved.rom, options, seconds, before=saved.console) as guest:
+                yield guest
+        finally:
+            with contextlib.suppress(VmmcheckError):
+                self._host.change(shlex.join(["rm", "-f", saved.file, f"{saved.file}.kern", f"{saved.file}.meta"]))
+
+    @contextmanager
+    def _run(
+        self, rom: Rom, options: BhyveOptions, seconds: float, *, keep: bool = False, before: bytes = b""
+    ) -> Iterator[BhyveGuest]:
+        mark = f"{rom.nonce:08x} {re.sub(r'[^A-Za-z0-9 ._-]', '', rom.program.name)}"
         script = RunScript(options, rom.image, self._host, mark, keep=keep)
         done = TESTDEV_DONE if self._testdev else HALT_DONE
-        guest = BhyveGuest(self._host, self.recorder, rom, vm, script, seconds, done)
+        guest = BhyveGuest(self._host, self.recorder, rom, options.name, script, seconds, done, before)
         try:
             yield guest
         except BaseException:
@@ -384,7 +280,7 @@ class BhyveSubject(Subject):
             with contextlib.suppress(VmmcheckError):
                 guest.clear()
             if keep:
-                remove_machine(self._host, vm)
+                remove_machine(self._host, options.name)
             raise
         else:
             guest.clear()
@@ -392,6 +288,10 @@ class BhyveSubject(Subject):
             self._view, self._seen_at = guest.view, self._host.transport.channels
             if guest.view is not None:
                 self.messages.take(guest.view.tail, mark)
+
+    @staticmethod
+    def _machine(name: str) -> str:
+        return f"{NAME_PREFIX}-{name}" if name else NAME_PREFIX
 
     def _pins(self, first: int | None, vcpus: int) -> tuple[int, ...]:
         if first is None:

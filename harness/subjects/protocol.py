@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.guest import Program, Result
+from harness.guest import Program, Result, Rom
 from harness.hosts.observation import Observation
 from harness.hosts.state import HostDebugState, SentinelReport, ThreadBases
 from harness.hosts.tracing import ProbeRow
@@ -61,6 +61,16 @@ class Debugger(Protocol):
     def clear_breakpoint(self, address: int) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class SavedGuest:
+    """A guest in a file on its host: its ROM, the file's path, what it had sent and which phases it had reached."""
+
+    rom: Rom
+    file: str
+    console: bytes
+    reached: tuple[int, ...]
+
+
 class RunningGuest(Protocol):
     """A guest that runs in phases, and what its host can do to it meanwhile."""
 
@@ -82,10 +92,17 @@ class RunningGuest(Protocol):
     def force_reset(self) -> None:
         """Reset it from outside (``bhyvectl --force-reset``) and wait for that."""
 
-    def registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
+    def save(self) -> SavedGuest:
+        """Save the guest to a file on the host (``bhyvectl --suspend``): its bhyve ends, its virtual machine is gone.
+
+        Ask :meth:`HostActions.can_save` first.
+        """
+
+    def registers(self, *names: str, vcpu: int = 0, by: str = "root") -> Mapping[str, int]:
         """Guest registers as bhyvectl prints them (``dr0`` ... ``dr7``, ``rip``, ...).
 
-        Raises ``ToolMismatch`` when one of them is not printed. Reading stops a running vCPU for a moment.
+        Raises ``ToolMismatch`` when one of them is not printed. Reading stops a running vCPU for a moment. ``by``:
+        ``root``, ``nobody`` (a user without privileges) or ``jail`` (the superuser of one that was not given vmm).
         """
 
     def all_registers(self, *names: str, vcpu: int = 0) -> Mapping[str, int]:
@@ -96,6 +113,12 @@ class RunningGuest(Protocol):
 
     def try_set_registers(self, vcpu: int = 0, **values: int) -> bool:
         """As :meth:`set_registers`; whether the tool accepted the values."""
+
+    def try_set_registers_as(self, by: str, **values: int) -> bool:
+        """The same for vCPU 0, by somebody."""
+
+    def try_destroy(self, by: str) -> bool:
+        """``bhyvectl --destroy`` run by somebody; whether it claims to have done so."""
 
     def descriptor(self, name: str, vcpu: int = 0) -> tuple[int, int, int]:
         """Base, limit and access rights of ``cs`` ... ``tr``, ``gdtr`` or ``idtr`` (0 for the rights of a table)."""
@@ -197,6 +220,12 @@ class HostActions(Protocol):
     def tunable(self, name: str, value: int) -> AbstractContextManager[None]:
         """vmm.ko loaded anew with a loader tunable; no virtual machine may exist."""
 
+    def can_save(self) -> bool:
+        """Whether bhyve there was built to save guests and restore them (BHYVE_SNAPSHOT)."""
+
+    def check_as(self, by: str) -> None:
+        """Raises ``CommandFailed`` when nothing can be run as ``by`` (:meth:`RunningGuest.registers`) there."""
+
     def wait(self, seconds: float) -> None:
         """Let so much of the host's time pass."""
 
@@ -250,3 +279,8 @@ class Subject(Protocol):
         ``debug_stub``: bhyve listens for a debugger (:meth:`RunningGuest.debugger`). ``keep``: the virtual machine
         stays when its guest was reset, for the next bhyve of that ``name``.
         """
+
+    def restore(
+        self, saved: SavedGuest, *, pin: int | None = 0, name: str = "", seconds: float = 30
+    ) -> AbstractContextManager[RunningGuest]:
+        """Let a guest go on that was saved, in a new virtual machine."""

@@ -9,7 +9,8 @@ from harness.guest.registers import DR6_INACTIVE
 from harness.subjects.bare import BareSubject
 
 #: Places to break on, and what needs an entry that another snippet sets up.
-NOT_RUN = {"task_entry", "frame_handler", "syscall_entry", "sysenter_entry", "syscall", "sysenter", "step_syscall"}
+NOT_RUN = {"task_entry", "frame_handler", "syscall_entry", "sysenter_entry", "syscall", "sysenter", "step_syscall",
+           "endless_ac"}
 #: Debug registers are written on the way: the breakpoint is gone, or the access refused.
 DISARMING = {"disarm_store", "arm_store", "arm_store_4", "arm_out_store_4", "arm_cpuid_store_4",
              "change_dr_hlt", "change_dr_wrmsr"}  # fmt: skip

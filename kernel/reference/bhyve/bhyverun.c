@@ -266,6 +266,8 @@ make_threads(struct bhyve *bhyve)
 			return (EINVAL);
 		vcpu->parked = n != 0;
 		vcpu->init = false;
+		if (vm_restore_vcpu(vcpu) != 0)
+			return (EINVAL);
 		snprintf(name, sizeof(name), "vcpu %u", n);
 		bhyve->threads[n] = kthread_add(name, bhyve_main, vcpu, 0);
 		if (bhyve->threads[n] == NULL)
@@ -300,6 +302,7 @@ bhyve_start(struct vm *vm, uint32_t ncpu, uint32_t flags, const int32_t *pins)
 		return (ENOMEM);
 	vm->bhyve = bhyve;
 	error = make_threads(bhyve);
+	vm_snapshot_done(vm);
 	if (error != 0) {
 		/* What there is of threads ends as soon as it may run. */
 		(void)vm_suspend(vm, VM_SUSPEND_KILL);

@@ -27,6 +27,8 @@
 #define CTL_ROM_PAGE		0x16	/* u64 key, 4096 bytes run-length encoded: 0, count, byte */
 #define CTL_ROM_MAP		0x17	/* name, u64 keys[], lowest page first; ENOENT + the first missing key */
 #define CTL_VM_REINIT		0x18	/* name: as new, keeps name and memory size */
+#define CTL_VM_SAVE		0x19	/* name, char[32] under which; the process ends with status 0, the VM is gone */
+#define CTL_VM_RESTORE		0x1a	/* name of a new VM, char[32]; its next CTL_RUN goes on where it was saved */
 #define CTL_RUN			0x20	/* name, u32 ncpu, u32 flags, i32 pin[ncpu] */
 #define CTL_KILL		0x21	/* name */
 #define CTL_SUSPEND		0x22	/* name, u32 how */

@@ -25,6 +25,7 @@ struct vcpu {
 	volatile bool nmi_pending;
 	volatile bool parked;			/* an application processor that waits for its start-up IPI */
 	volatile bool waiting;			/* it does, in vm_run(): nobody else touches its state */
+	volatile bool idle;			/* frozen, in vm_run(): its thread does nothing else, either */
 	volatile bool debugged;			/* the debug stub wants it to stand */
 	volatile bool debug_waits;		/* it stands, in bhyve_debug_exit() */
 	bool mask_hwintr;			/* no interrupts while the stub steps */
@@ -56,6 +57,7 @@ struct vm {
 	volatile uint32_t active_cpus;		/* bhyve has a thread for them */
 	volatile uint32_t halted_cpus;		/* HLT with interrupts off */
 	struct bhyve *bhyve;			/* the process that runs it, or NULL */
+	struct snapshot *snapshot;		/* what its vCPUs are to begin with, or NULL (vmm_snapshot.c) */
 };
 
 extern bool vmm_loaded;
@@ -89,6 +91,12 @@ int	 vcpu_init_ipi(struct vcpu *vcpu);			/* what INIT does to a processor that r
 void	 vm_list(char *out, size_t size);
 const char *vmm_stat_name(enum vmm_stat stat);
 
+/* vmm/vmm_snapshot.c */
+int	 vm_save(struct vm *vm, const char *file);
+int	 vm_restore(const char *name, const char *file);
+int	 vm_restore_vcpu(struct vcpu *vcpu);
+void	 vm_snapshot_done(struct vm *vm);
+
 /* vmm/pmap.c */
 struct pmap *pmap_create(bool ept);
 void	 pmap_destroy(struct pmap *pmap);
@@ -98,6 +106,7 @@ int	 pmap_enter(struct pmap *pmap, uint64_t gpa, uint64_t pa, int prot);
 void	 vcpu_notify(struct vcpu *vcpu);			/* it leaves the guest and looks at its events */
 struct vlapic *vlapic_create(struct vcpu *vcpu);
 void	 vlapic_reset(struct vlapic *vlapic);
+void	 vlapic_copy(struct vlapic *to, const struct vlapic *from);	/* everything but whose it is */
 /* False: not its page. *retu: a vCPU is to be started, vm_exitinfo() of this one says which. */
 bool	 vlapic_mmio(struct vlapic *vlapic, uint64_t gpa, bool write, uint32_t *value, bool *retu);
 void	 vlapic_timer_poll(struct vlapic *vlapic);

@@ -6,20 +6,27 @@
 #define NAME		VM_NAMELEN
 #define ROM_CACHE	96
 
-static struct vm *
-take_vm(struct args *a)
+static void
+take_name(struct args *a, char name[NAME])
 {
-	char name[NAME];
-
+	name[0] = '\0';
 	if (a->left < NAME) {
 		a->bad = true;
-		return (NULL);
+		return;
 	}
 	memcpy(name, a->in, NAME);
 	name[NAME - 1] = '\0';
 	a->in += NAME;
 	a->left -= NAME;
-	return (vm_lookup(name));
+}
+
+static int
+save(struct args *a, struct vm *vm)
+{
+	char file[NAME];
+
+	take_name(a, file);
+	return (a->bad ? EINVAL : vm_save(vm, file));
 }
 
 /* ROM pages, by a key that the other side makes of their contents. */
@@ -287,10 +294,17 @@ vcpu_request(uint8_t code, struct args *a, struct vm *vm)
 int
 ctl_vm_request(uint8_t code, struct args *a)
 {
-	struct vm *vm = take_vm(a);
+	char name[NAME], file[NAME];
+	struct vm *vm;
 
+	take_name(a, name);
+	if (code == CTL_VM_RESTORE)
+		take_name(a, file);
 	if (a->bad)
 		return (EINVAL);
+	if (code == CTL_VM_RESTORE)
+		return (vm_restore(name, file));
+	vm = vm_lookup(name);
 	if (vm == NULL)
 		return (ENOENT);
 	switch (code) {
@@ -306,6 +320,8 @@ ctl_vm_request(uint8_t code, struct args *a)
 	case CTL_VM_REINIT:
 		bhyve_kill(vm);
 		return (vm_reinit(vm));
+	case CTL_VM_SAVE:
+		return (save(a, vm));
 	case CTL_RUN:
 		return (run(a, vm));
 	case CTL_KILL:

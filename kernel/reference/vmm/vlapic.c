@@ -83,6 +83,15 @@ vlapic_reset(struct vlapic *vlapic)
 		REG(vlapic, lvt) = LVT_MASKED;
 }
 
+void
+vlapic_copy(struct vlapic *to, const struct vlapic *from)
+{
+	struct vcpu *vcpu = to->vcpu;
+
+	*to = *from;
+	to->vcpu = vcpu;
+}
+
 static int
 highest(const uint64_t bits[4])
 {

@@ -38,6 +38,7 @@ vcpu_free(struct vcpu *vcpu)
 static void
 vm_teardown(struct vm *vm)
 {
+	vm_snapshot_done(vm);
 	/* The first vCPU last: its control block is the next one to be handed out, to the first vCPU of the next VM. */
 	for (int n = VM_MAXCPU - 1; n >= 0; n--) {
 		if (vm->vcpus[n] != NULL)

@@ -251,7 +251,9 @@ vm_run(struct vcpu *vcpu)
 		__atomic_store_n(&vcpu->running, true, __ATOMIC_SEQ_CST);
 		if (__atomic_load_n(&vcpu->reqidle, __ATOMIC_SEQ_CST) != 0) {
 			vcpu->running = false;
+			vcpu->idle = true;
 			sched_wait();
+			vcpu->idle = false;
 			continue;
 		}
 		pc = curpcpu();
