@@ -104,6 +104,12 @@ def premerge(
     elsewhere one whole run follows the other. Cells that differ are repeated in turn. The order is in the output.
     Further words go to 'vmmcheck run'. Exit status: as 'vmmcheck compare'.
     """
+    if any(word.partition("=")[0] in ("--run-dir", "--module", "--defect") for word in run_args):
+        raise ConfigError(
+            "premerge decides itself where its runs are and which module each loads: --run-dir, --module and --defect"
+            " cannot be handed on.",
+            help="Name the folder with --out, and the modules with --base and --candidate.",
+        )
     folder = (out or Path("premerge") / time.strftime("%Y%m%d-%H%M%S")).resolve()
     hosts = select_hosts(load_inventory(lab), host)
     for alias, entry in hosts.items():  # what cannot be loaded is told before anything is run
@@ -170,5 +176,8 @@ def _run(lab: Path, module: str, parent: Path, arguments: tuple[str, ...]) -> Pa
     done = subprocess.run([*command, f"--module={module}", *arguments], check=False)
     made = sorted(path for path in parent.iterdir() if path.name not in before) if parent.exists() else []
     if done.returncode not in _FINISHED or not made or not (made[-1] / "results.json").exists():
-        raise ConfigError(f"The run with module '{module}' ended with status {done.returncode} and gave no results.")
+        raise ConfigError(
+            f"The run with module '{module}' ended with status {done.returncode} and left no results in '{parent}'.",
+            help="See what it said above; words that premerge does not know are handed on to 'vmmcheck run'.",
+        )
     return made[-1]

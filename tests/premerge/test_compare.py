@@ -148,6 +148,14 @@ def test_modules_are_named_on_the_command_line(tmp_path: Path) -> None:
             with_module("emuamd", emulated, wrong)
 
 
+@pytest.mark.parametrize("word", ["--run-dir=elsewhere", "--module=stock", "--defect"])
+def test_what_premerge_decides_itself_cannot_be_handed_on(word: str) -> None:
+    command = [sys.executable, "-m", "harness.cli", "premerge", f"--lab={ROOT / 'labs/emulated.toml'}"]
+    done = subprocess.run([*command, "--candidate=stock", word], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "premerge decides itself where its runs are" in done.stderr
+
+
 def test_a_seeded_defect_on_an_emulated_host(tmp_path: Path) -> None:
     words = ["--host=emuamd", "--case=ISO-04", "--base=stock", "--candidate=defect:svm-host-dr6-not-restored"]
     command = [sys.executable, "-m", "harness.cli", "premerge", f"--lab={ROOT / 'labs/emulated.toml'}", *words]
