@@ -18,8 +18,8 @@ _SHOWN = (State.SURVIVED, State.OTHERS, State.REASON, State.UNDECIDED)
 @click.option("--defect", multiple=True, metavar="GLOB", help="Only these defects, such as 'svm-clean-*' (repeatable).")
 @click.option("--requirement", multiple=True, metavar="ID", help="Only defects of this requirement (repeatable).")
 @click.option("--case", multiple=True, metavar="GLOB", help="Only cases such as 'DAT-*' (repeatable).")
-@click.option("--own", default=4, show_default=True, type=click.IntRange(1, 16),
-              help="Variants of each test of the defect's requirement.")  # fmt: skip
+@click.option("--own", type=click.IntRange(1, 16),
+              help="Variants of each test of the defect's requirement (default: 4, with --full 3).")  # fmt: skip
 @click.option("--others", default=1, show_default=True, type=click.IntRange(0, 16),
               help="Variants of each test of other requirements.")  # fmt: skip
 @click.option("--jobs", default=0, type=click.IntRange(0, 64), metavar="N",
@@ -33,7 +33,7 @@ def sensitivity(
     defect: tuple[str, ...],
     requirement: tuple[str, ...],
     case: tuple[str, ...],
-    own: int,
+    own: int | None,
     others: int,
     jobs: int,
     run_dir: Path,
@@ -56,7 +56,7 @@ def sensitivity(
     words = ("suites", *(f"--case={pattern}" for pattern in case))
     vendors = (vendor,) if vendor else ("intel", "amd")
     measured = Sensitivity(
-        Settings(chosen, vendors, full, own, others, jobs, words, run_dir), lambda text: click.echo(text, err=True)
+        Settings(chosen, vendors, full, own or (3 if full else 4), others, jobs, words, run_dir), lambda text: click.echo(text, err=True)
     )
     interrupted = False
     try:

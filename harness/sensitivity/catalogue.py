@@ -49,12 +49,45 @@ class Defect:
         return not self.symptoms or any(re.search(symptom, reason) for symptom in self.symptoms)
 
 
+@dataclass(frozen=True, slots=True)
+class Unobservable:
+    """A change near a requirement that no case can show, and why: nothing to seed, and told in every report."""
+
+    requirement: str
+    vendors: tuple[str, ...]
+    change: str
+    why: str
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"The catalogue of defects '{path}' cannot be read: {error}.") from None
+
+
+def load_unobservable(path: Path = CATALOGUE) -> tuple[Unobservable, ...]:
+    """What the catalogue records as not to be observed. Raises :class:`ConfigError` that names the first mistake."""
+    found = []
+    for entry in _read(path).get("unobservable", []):
+        requirement, vendors = entry.get("requirement"), tuple(entry.get("vendors", ()))
+        texts = [entry.get(name) for name in ("change", "why")]
+        whole = set(entry) == {"requirement", "vendors", "change", "why"}
+        whole = whole and all(isinstance(text, str) and text for text in texts)
+        if not whole or not vendors or not set(vendors) <= set(APPLIES.get(requirement, ())):
+            raise ConfigError(
+                f"An entry [[unobservable]] of '{path}' needs requirement, vendors that it is for, change and why, and"
+                f" nothing else: {entry}."
+            )
+        found.append(Unobservable(requirement, vendors, *texts))
+    return tuple(found)
+
+
 def load_catalogue(path: Path = CATALOGUE) -> tuple[Defect, ...]:
     """Read the catalogue, in its order. Raises :class:`ConfigError` that names every mistake."""
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))["defect"]
-    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
-        raise ConfigError(f"The catalogue of defects '{path}' cannot be read: {error}.") from None
+    entries = _read(path).get("defect")
+    if not entries:
+        raise ConfigError(f"The catalogue of defects '{path}' has no [[defect]].")
     defects: list[Defect] = []
     mistakes: list[str] = []
     for entry in entries:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness.cases import REQUIREMENTS
-from harness.sensitivity.catalogue import APPLIES
+from harness.sensitivity.catalogue import APPLIES, load_unobservable
 from harness.sensitivity.matrix import Matrix, Row, State
 
 #: What a cell of the table shows: a catch, a failure that counts for another requirement or reason, silence, no answer.
@@ -18,7 +19,8 @@ CATCH, OTHER, SILENT, UNANSWERED = "catch", "other", "silent", "unanswered"
 
 def write_views(matrix: Matrix, folder: Path) -> None:
     """Write ``sensitivity.json``, ``.html`` and ``.md`` into ``folder``."""
-    data = matrix.as_dict()
+    unobservable = [asdict(one) for one in load_unobservable() if set(one.vendors) & set(matrix.vendors)]
+    data = {**matrix.as_dict(), "unobservable": unobservable}
     (folder / "sensitivity.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     view = {**data, "tables": [_table(matrix, vendor) for vendor in matrix.vendors], "rows": matrix.rows(),
             "coverage": coverage(matrix), "State": State}  # fmt: skip

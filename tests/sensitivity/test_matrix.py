@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.cases import REQUIREMENTS
 from harness.errors import ConfigError
 from harness.sensitivity import Defect, Finding, Matrix, State, TaskResult, load_catalogue, missing_defects, write_views
-from harness.sensitivity.catalogue import APPLIES, CATALOGUE
+from harness.sensitivity.catalogue import APPLIES, CATALOGUE, load_unobservable
 from harness.sensitivity.matrix import CaseRow
 from harness.sensitivity.sample import Effort, covering
 from harness.sensitivity.worker import Task, why_stop
@@ -168,6 +168,41 @@ def test_every_switch_of_the_reference_hypervisor_is_in_the_catalogue() -> None:
 def test_a_requirement_without_a_defect_is_named() -> None:
     assert ("S2.1", "amd") in missing_defects([DEFECT], ("amd",))
     assert ("S1.3", "amd") not in missing_defects([DEFECT], ("amd",))
+
+
+def test_what_cannot_be_observed_is_told_in_every_view(tmp_path: Path) -> None:
+    known = load_unobservable()
+    assert known
+    found = matrix(MISMATCH)
+    found.facts = {"run": "r", "at": "now", "jobs": 1, "cores": 1, "wall_seconds": 1.0, "cpu_seconds": 1.0,
+                   "cells": {"defects": 1, "clean": 1}, "workers_lost": []}  # fmt: skip
+    write_views(found, tmp_path)
+    data = json.loads((tmp_path / "sensitivity.json").read_text(encoding="utf-8"))
+    assert [entry["change"] for entry in data["unobservable"]] == [one.change for one in known if "amd" in one.vendors]
+    for ending in ("md", "html"):
+        assert known[0].why[:40] in (tmp_path / f"sensitivity.{ending}").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        'requirement = "S1.4"\nvendors = ["amd"]\nchange = "c"',
+        'requirement = "S1.5"\nvendors = ["amd"]\nchange = "c"\nwhy = "w"',
+        'requirement = "S1.4"\nvendors = []\nchange = "c"\nwhy = "w"',
+    ],
+)
+def test_what_cannot_be_observed_needs_a_reason_and_its_vendors(tmp_path: Path, entry: str) -> None:
+    path = tmp_path / "defects.toml"
+    path.write_text(f"[[unobservable]]\n{entry}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="unobservable"):
+        load_unobservable(path)
+
+
+def test_the_intel_half_may_have_defects_of_what_it_has_the_counterpart_of() -> None:
+    names = {defect.requirement for defect in load_catalogue() if "intel" in defect.vendors}
+    assert names >= {"S2.1", "S3.3"}
+    # They are additions: no defect is missing where a requirement does not speak of the vendor.
+    assert all("intel" in APPLIES[requirement] for requirement, _ in missing_defects([], ("intel",)))
 
 
 def test_mistakes_of_a_catalogue_are_all_told(tmp_path: Path) -> None:

@@ -74,7 +74,11 @@ svm_dr_leave_guest(struct svm_regctx *gctx, int cpu, uint64_t exitcode, uint64_t
 		guest[3] = rdr3();
 	}
 
-	/* DR7 last: only then may the host's breakpoints be armed again. */
+	/*
+	 * DR7 last: only then may the host's breakpoints be armed again. Here that is good style and no more: while GIF
+	 * is clear, processors discard what breakpoint registers match (APM volume 2, 15.17), and the caller sets it
+	 * when all of them are back.
+	 */
 	if (!defect(DEFECT_SVM_HOST_DR_NOT_RESTORED) &&
 	    !(defect(DEFECT_SVM_HOST_DR_LAZY) && (gctx->host_dr7 & 0xff) == 0)) {
 		load_dr0(host[0]);
