@@ -55,8 +55,9 @@ def sensitivity(
         return
     words = ("suites", *(f"--case={pattern}" for pattern in case))
     vendors = (vendor,) if vendor else ("intel", "amd")
+    variants = own or (3 if full else 4)
     measured = Sensitivity(
-        Settings(chosen, vendors, full, own or (3 if full else 4), others, jobs, words, run_dir), lambda text: click.echo(text, err=True)
+        Settings(chosen, vendors, full, variants, others, jobs, words, run_dir), lambda text: click.echo(text, err=True)
     )
     interrupted = False
     try:
