@@ -150,6 +150,8 @@ handle_vector(struct frame *frame)
 	switch (frame->vector) {
 	case VECTOR_TIMER:
 		ctx->ticks++;
+		if (ctx->single_tick)
+			frame->rflags &= ~RFLAGS_IF;
 		mmio_write(0xFEE000B0, 0);
 		return;
 	case VECTOR_SPURIOUS:

@@ -33,13 +33,21 @@ hlt_until_timer(struct context *ctx)
 {
 	uint64_t before = ctx->ticks;
 
-	/* Periodic: were the only tick to come before the HLT, nothing would end it. */
+	/*
+	 * Periodic: were the only tick to come before the HLT, nothing would end it. A tick leaves interrupts off behind
+	 * it: where an exit takes longer than a period (a host in an emulator, under DTrace) the next one is due by then,
+	 * and one after the other would keep this from ever going on.
+	 */
+	__asm__ volatile("cli" : : : "memory");
+	ctx->single_tick = 1;
 	mmio_write(APIC_LVT_TIMER, 0x20000 | VECTOR_TIMER);
 	mmio_write(APIC_INITIAL, TIMER_COUNT);
 	while (ctx->ticks == before)
 		__asm__ volatile("sti; hlt" : : : "memory");
 	mmio_write(APIC_INITIAL, 0);
 	mmio_write(APIC_LVT_TIMER, VECTOR_TIMER);
+	ctx->single_tick = 0;
+	__asm__ volatile("sti" : : : "memory");
 }
 
 static void

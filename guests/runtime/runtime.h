@@ -11,6 +11,7 @@
 #define DR6_BD          (1UL << 13)
 #define DR7_INACTIVE    0x400UL
 #define RFLAGS_TF       (1UL << 8)
+#define RFLAGS_IF       (1UL << 9)
 #define RFLAGS_RF       (1UL << 16)
 
 #define VECTOR_DB       1
@@ -51,6 +52,7 @@ struct context {
 	uint8_t cpu;
 	uint32_t handler_flags;
 	volatile uint64_t ticks;
+	volatile uint32_t single_tick;          /* the next timer interrupt returns with interrupts off */
 	uint64_t counted, counted_rip, dr6_any, dr6_all;        /* HANDLER_COUNT */
 	uint64_t first_touch;
 	uint64_t snippet_stack;         /* where leave_snippet returns */
