@@ -59,12 +59,13 @@ def test_general_detect_traps(subject: Subject, register: int, direction: str, e
     requirement=("S1.2", "S1.6"),
     refs=("SDM3 17.2.4",),
 )
-@axis("exit_kind", GUEST_EXITS)
+@axis("exit_kind", (*GUEST_EXITS, "each"))
 def test_general_detect_outlives_an_exit(subject: Subject, exit_kind: str) -> None:
     program = Program("general detect behind an exit")
     program.handler("disarm")
     program.set_dr(7, DR7_RESET | DR7_GD)
-    force(program, exit_kind)
+    for kind in GUEST_EXITS if exit_kind == "each" else (exit_kind,):
+        force(program, kind)
     access = program.execute("read_dr0", 0)
     found = subject.run(program).exceptions_of(access)
     expect_exceptions(f"read of dr0 under GD behind {exit_kind}", found, "#DB", ref="SDM3 17.3.1.3")

@@ -74,14 +74,16 @@ def test_reset_state_with_a_pattern_in_the_host(subject: Subject) -> None:
 
 @case(
     "ISO-05",
-    rule="Host DR0-DR3 come back with a guest's stay although host DR7 enables none of them",
+    rule="Host DR0-DR3, and DR7 and DR6 in full, come back from a guest's stay although no breakpoint is enabled",
     requirement=("S1.4",),
     priority=2,
     needs=("witness",),
 )
 def test_host_addresses_come_back_without_being_enabled(subject: Subject) -> None:
-    planted = subject.host.plant(0, replace(PLANTED, dr7=DR7_RESET))
-    expect_host_state(planted, replace(PLANTED, dr7=DR7_RESET))  # the control: they are really there
+    # Types and lengths are set, nothing is enabled; causes of each kind stand in DR6.
+    idle = replace(PLANTED, dr6=DR6_INACTIVE | DR6_CAUSES & ~0x6, dr7=PLANTED.dr7 & ~0xFF)
+    planted = subject.host.plant(0, idle)
+    expect_host_state(planted, idle)  # the control: they are really there
     program, _ = hostile_guest(5)
     subject.run(program, pin=0)
     expect_host_state(subject.host.state(0), planted)

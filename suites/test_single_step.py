@@ -32,6 +32,24 @@ def test_one_trap_after_each_instruction(subject: Subject, exit_kind: str) -> No
 
 
 @case(
+    "STP-01",
+    rule="Stepping goes on behind an instruction that exits: the trap flag survives an exit of any kind",
+    requirement=("S1.1", "S1.3", "S1.6"),
+    refs=("SDM3 17.3.1.4",),
+)
+@axis("instruction", ("cpuid", "rdmsr", "out", "in"))
+def test_stepping_goes_on_behind_an_exit(subject: Subject, instruction: str) -> None:
+    program = Program("step on behind an exit")
+    steps = program.execute(f"step_{instruction}", 0x1B)
+    found = subject.run(program).exceptions_of(steps)
+    # Whether the instruction that exits has a trap of its own is asked elsewhere; the one behind it has.
+    behind = [record for record in found if record.rip == record.next]
+    expect_exceptions("the instruction behind the exit", behind, "#DB", ref="SDM3 17.3.1.4")
+    expect_register("dr6.bs", behind[0].dr6, DR6_BS, mask=DR6_BS, ref="SDM3 17.3.1.4")
+    expect_register("rflags.tf in the image", behind[0].rflags, RFLAGS_TF, mask=RFLAGS_TF, ref="SDM3 17.3.1.4")
+
+
+@case(
     "STP-07",
     rule="TF together with a data watch hit: one #DB with BS and Bn both set",
     requirement=("S1.1", "S1.3"),
