@@ -185,7 +185,8 @@ synchronise(const struct op *op, uint32_t nonce)
 			;
 }
 
-static void
+/* False for what is no operation. */
+static bool
 simple_op(struct context *ctx, const struct op *op, uint32_t nonce)
 {
 	switch (op->opcode) {
@@ -254,7 +255,10 @@ simple_op(struct context *ctx, const struct op *op, uint32_t nonce)
 	case OP_NOTE:
 		record_new(ctx, RECORD_NOTE)->value = op->x;
 		break;
+	default:
+		return (false);
 	}
+	return (true);
 }
 
 /* Runs the operations from index `first` to the next OP_END. */
@@ -266,6 +270,8 @@ run_ops(struct context *ctx, const struct payload_header *header, uint32_t first
 	unsigned depth = 0;
 
 	for (uint32_t n = first; n < header->op_count && ops[n].opcode != OP_END; n++) {
+		bool done = true;
+
 		ctx->op = n;
 		if (ops[n].opcode == OP_LOOP) {
 			loops[depth].start = n;
@@ -282,7 +288,9 @@ run_ops(struct context *ctx, const struct payload_header *header, uint32_t first
 			/* Its operations stand right here; ours go on behind them. */
 			n = (uint32_t)ops[n].y - 1;
 		} else {
-			simple_op(ctx, &ops[n], header->nonce);
+			done = simple_op(ctx, &ops[n], header->nonce);
 		}
+		/* Counted when it is done: the closing line tells the host. */
+		ctx->operations += done;
 	}
 }

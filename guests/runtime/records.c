@@ -8,7 +8,8 @@
  *   R <fields> <crc>                             a record: its fields in order (the first is its sequence number),
  *                                                hexadecimal without leading zeros, a dot behind each; nothing
  *                                                for a zero. Its CRC begins with the four bytes of the nonce
- *   VGP1 E <nonce> <count> <crc of all> <crc>    canary: nothing is missing
+ *   VGP1 E <nonce> <count> <crc of all> <operations> <crc>
+ *                                                canary: nothing is missing; operations that the boot processor did
  *
  * Under END_KEEP_RECORDS there are no R lines: the host reads the records in the memory of the guest that ended, and the
  * canary is what they have to agree with.
@@ -218,6 +219,7 @@ send_records(uint32_t nonce, int keep)
 	start_line('E', nonce);
 	put_word(count);
 	put_word(crc32(0, records, count * sizeof(struct record)));
+	put_word((uint32_t)contexts[0].operations);
 	finish_line(0);
 	/* The line drains before the machine is switched off. */
 	while ((inb(COM1 + 5) & 0x40) == 0)

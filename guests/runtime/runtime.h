@@ -1,6 +1,7 @@
 /* What the parts of the runtime know of each other. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -56,6 +57,7 @@ struct context {
 	uint64_t counted, counted_rip, dr6_any, dr6_all;        /* HANDLER_COUNT */
 	uint64_t first_touch;
 	uint64_t snippet_stack;         /* where leave_snippet returns */
+	uint64_t operations;            /* done so far */
 	volatile uint32_t state;        /* CPU_* */
 	volatile uint32_t first_op;     /* where the processor begins when its state becomes CPU_GO */
 };

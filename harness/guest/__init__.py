@@ -1,5 +1,6 @@
 """Guest programs, their ROM images and the records that come back."""
 
+from harness.guest.counting import check_operations, operations_of
 from harness.guest.program import EndMethod, Handle, Program
 from harness.guest.records import (
     Counted,
@@ -32,10 +33,12 @@ __all__ = [
     "Record",
     "Result",
     "Rom",
+    "check_operations",
     "decode",
     "has_banner",
     "is_finished",
     "noted",
+    "operations_of",
     "phases",
     "with_memory",
 ]

@@ -154,6 +154,8 @@ class Result:
 
     records: tuple[Record, ...]
     raw: bytes
+    #: Operations that the boot processor did, each pass of a loop again; ``None`` where it does not say.
+    operations: int | None = None
 
     def lines(self) -> tuple[str, ...]:
         """What each record was read from: its bytes in the guest's memory in hexadecimal, or its line of the console.
@@ -358,7 +360,7 @@ def decode(evidence: bytes, nonce: int) -> Result:
         )
     if len(canaries) > 1 or sum(line.type == "B" for line in found) != 1:
         raise RecordsDamaged("The console holds more than one run of the guest, or no banner.")
-    count, total_crc = (int(word, 16) for word in canaries[0].words)
+    count, total_crc, *done = (int(word, 16) for word in canaries[0].words)
     packed = _split(memory) if kept else []
     for expected, line in enumerate(line for line in found if line.type == "R"):
         data = _pack(line.words[0].decode(), expected)
@@ -373,4 +375,4 @@ def decode(evidence: bytes, nonce: int) -> Result:
     records = tuple(Record.unpack(data) for data in packed)
     if any(record.kind is Kind.OVERFLOW for record in records):
         raise TestDefect("The guest met more events than its record area takes, or could not read its program.")
-    return Result(records, evidence)
+    return Result(records, evidence, done[0] if done else None)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from harness.bhyve import HALT_DONE, TESTDEV_DONE, Ending, interpret
 from harness.conditions import DECISIVE
 from harness.errors import GuestHang, GuestSilent, NotStarted, RecordsDamaged, TestDefect
-from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
+from harness.guest import EndMethod, Program, Result, Rom, check_operations, decode, has_banner, is_finished, phases
 from harness.hosts import Host
 from harness.hosts.host import FENCED
 from harness.hosts.messages import TAIL_COMMAND, judge_messages, read_delta
@@ -214,7 +214,9 @@ class ReplayGuest(BhyveGuest):
         banner = has_banner(console, nonce)
         if self._bare:
             if is_finished(console):
-                return decode(console, nonce)
+                result = decode(console, nonce)
+                check_operations(result, self._rom.program.ops)
+                return result
             if not banner:
                 raise GuestSilent(f"Program '{name}' printed no banner.")
             _not_stored(f"Program '{name}' did not come to its end")

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from harness.errors import EmulatorFailed, GuestHang, GuestSilent, TestDefect, ToolMissing
-from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished
+from harness.guest import EndMethod, Program, Result, Rom, check_operations, decode, has_banner, is_finished
 from harness.recording import NullRecorder, Recorder
 from harness.subjects import HostActions, Platform, RunningGuest
 from harness.subjects.protocol import SavedGuest
@@ -79,7 +79,9 @@ class QemuSubject:
                 errors = ""
             console = (folder / "serial.out").read_bytes()
         if is_finished(console):
-            return decode(console, rom.nonce)
+            result = decode(console, rom.nonce)
+            check_operations(result, program.ops)
+            return result
         if not has_banner(console, rom.nonce):
             raise GuestSilent(f"Program '{program.name}' printed no banner in QEMU. {errors}".strip())
         if deadline.expired():

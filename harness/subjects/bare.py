@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.bochs import CPU_MODELS, BochsConfig, nursery_seconds, start_machine
 from harness.errors import EmulatorFailed, GuestHang, GuestSilent, TestDefect
-from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, phases
+from harness.guest import EndMethod, Program, Result, Rom, check_operations, decode, has_banner, is_finished, phases
 from harness.hosts.state import HostDebugState, ThreadBases
 from harness.jsontext import listed
 from harness.recording import Recorder
@@ -114,6 +114,7 @@ class BareGuest:
             raise EmulatorFailed(f"The emulator ended before program '{name}' did.")
         result = decode(console, self._rom.nonce)
         record_result(self._recorder, result)
+        check_operations(result, self._rom.program.ops)
         return result
 
     # --- what only a host could do ------------------------------------------------------------------------

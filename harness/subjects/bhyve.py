@@ -22,7 +22,19 @@ from harness.bhyve import (
 )
 from harness.bhyve.runscript import Finished
 from harness.errors import GuestHang, GuestSilent, RecordsDamaged, SshLost, TestDefect, VmmcheckError
-from harness.guest import EndMethod, Program, Result, Rom, decode, has_banner, is_finished, noted, phases, with_memory
+from harness.guest import (
+    EndMethod,
+    Program,
+    Result,
+    Rom,
+    check_operations,
+    decode,
+    has_banner,
+    is_finished,
+    noted,
+    phases,
+    with_memory,
+)
 from harness.guest.records import RECORD_SIZE
 from harness.hosts import Host, MessageLog, Witness
 from harness.jsontext import listed
@@ -53,6 +65,7 @@ def end_of(console: bytes, status: int, stderr: str, rom: Rom, done: int) -> tup
             raise RecordsDamaged("The guest ended in order, but its closing line did not arrive.")
         raise exit.error(rom.program.name, banner=has_banner(console, rom.nonce))
     result = decode(console, rom.nonce)
+    check_operations(result, rom.program.ops)
     return result, None if exit.ending is Ending.DONE else exit.error(rom.program.name, banner=True)
 
 
