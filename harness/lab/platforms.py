@@ -20,8 +20,8 @@ PROBES = frozenset({"observe", "tunables"})
 GUEST = frozenset({"string-io", "vm86", "task-switch", "trap-at-exit"})
 #: ``endless-ac``: #AC in the delivery of #AC goes on for ever, as on a processor; Bochs runs out of its own stack.
 #: ``traced-ac``: the same where all exceptions of guests are intercepted and reflected.
-#: ``exact-traps``: which #DB an instruction raises does not depend on when the host interrupts. In Bochs 2.7 it does: one
-#: and the same program of chance left other records on each of several runs, without anybody moving its vCPU as well.
+#: ``exact-traps``: which #DB an instruction raises does not depend on when the host interrupts. Under the reference
+#: hypervisor in Bochs 2.7 it does: one program of chance left other records in half of the runs that moved its vCPU.
 #: ``trace-exceptions``: hw.vmm.trace_guest_exceptions intercepts what guests raise. The reference hypervisor reads it
 #: on Intel only.
 TRACED = frozenset({"trace-exceptions"})
