@@ -134,13 +134,13 @@ svm_run(void *vcpui, uint64_t rip, struct pmap *pmap, struct vm_eventinfo *evinf
 			if (!defect(DEFECT_SVM_MIGRATION_CLEAN) &&
 			    !(defect(DEFECT_SVM_MIGRATION_DIRTY_ONCE) && vcpu->migrated))
 				svm_set_dirty(vcpu, VMCB_CACHE_ALL);
+			if (defect(DEFECT_SVM_CLEAN_NP))
+				vcpu->dirty = VMCB_CACHE_ALL & ~VMCB_CACHE_NP;
 			vcpu->migrated = true;
 		} else if (defect(DEFECT_SVM_FIRST_RUN_CLEAN)) {
 			vcpu->dirty = VMCB_CACHE_ALL & ~(VMCB_CACHE_DR | VMCB_CACHE_CR2);
 		} else if (defect(DEFECT_SVM_CLEAN_IOPM)) {
 			vcpu->dirty = VMCB_CACHE_ALL & ~VMCB_CACHE_IOPM;
-		} else if (defect(DEFECT_SVM_CLEAN_NP)) {
-			vcpu->dirty = VMCB_CACHE_ALL & ~VMCB_CACHE_NP;
 		} else {
 			svm_set_dirty(vcpu, VMCB_CACHE_ALL);
 		}
