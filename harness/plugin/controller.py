@@ -74,7 +74,7 @@ class Controller:
         # Our own summary names what failed and where its evidence is; pytest's would say it again, at length.
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         reporter.reportchars = ""
-        if option.tbstyle == "auto" and not option.verbose:
+        if option.tbstyle == "auto" and option.verbose <= 0:
             option.tbstyle = "no"
         try:
             self._run = Run.create(

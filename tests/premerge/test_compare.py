@@ -163,6 +163,7 @@ def test_a_seeded_defect_on_an_emulated_host(tmp_path: Path) -> None:
         [*command, f"--out={tmp_path / 'out'}"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 1, done.stdout + done.stderr
+    assert "= FAILURES =" not in done.stdout, "our own summary says it already"
     data = json.loads((tmp_path / "out" / "comparison.json").read_text())
     worse = [entry for entry in data["cells"] if entry["side"] == "worse"]
     assert worse
