@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.inventory import EmulatedHost, FreebsdHost, VirtualHost
+from harness.inventory import EmulatedHost, FreebsdHost, Host, VirtualHost
 from harness.inventory.model import CommandConsole, CommandPower, Crash, FileConsole, Jump, ManualPower, Timeouts
 from harness.inventory.secrets import Identity
 from harness.lab.console import CommandLog, Console, FileLog
@@ -32,6 +32,13 @@ class Reach:
     timeouts: Timeouts
     #: Whether the machine was booted for this run: then nobody else can be at work on it.
     booted_for_us: bool = False
+
+
+def patience_of(host: Host) -> float:
+    """What the limits of a host are multiplied by, and what decides how it is asked."""
+    if isinstance(host, FreebsdHost | VirtualHost):
+        return host.timeouts.patience
+    return EMULATED_TIMEOUTS.patience
 
 
 def reach_of(alias: str, host: EmulatedHost | FreebsdHost | VirtualHost, told: Mapping[str, str]) -> Reach:

@@ -26,6 +26,7 @@ from harness.hosts.messages import TAIL_COMMAND, judge_messages, read_delta
 from harness.hosts.witness import Witness
 from harness.inventory import Host as Entry
 from harness.lab.platforms import platform_of
+from harness.lab.reach import patience_of
 from harness.recording import NullRecorder, Recorder
 from harness.redaction import clean
 from harness.results import CellRecorder
@@ -153,8 +154,8 @@ class _StoredTransport:
 class _StoredHost(Host):
     """The host of a cell, as its evidence knows it."""
 
-    def __init__(self, name: str, answers: StoredAnswers) -> None:
-        super().__init__(_StoredTransport(name, answers))
+    def __init__(self, name: str, answers: StoredAnswers, patience: float) -> None:
+        super().__init__(_StoredTransport(name, answers), patience=patience)
         self.answers = answers
 
     def ask(self, commands: Mapping[str, str], *, seconds: float = 0) -> dict[str, CommandResult]:
@@ -236,12 +237,12 @@ class ReplayGuest(BhyveGuest):
 class ReplaySubject(Subject):
     """Gives each program of a case the records that it left, in the order in which they ran."""
 
-    def __init__(self, platform: Platform, folder: Path, recorder: Recorder) -> None:
+    def __init__(self, platform: Platform, folder: Path, recorder: Recorder, patience: float) -> None:
         self._platform = platform
         self.recorder = recorder
         self.answers = StoredAnswers(folder)
         self._folder = folder
-        self._host = _StoredHost(platform.alias, self.answers)
+        self._host = _StoredHost(platform.alias, self.answers, patience)
         self._witness = Witness(self._host, platform.vendor)
         self._runs = 0
 
@@ -309,6 +310,7 @@ class ReplaySession:
     def __init__(self, alias: str, host: Entry, stored: Path, run_folder: Path) -> None:
         self.platform = platform_of(alias, host)
         self.facts: dict[str, Any] = {"heading": self.platform.heading, "replay_of": stored.name}
+        self._patience = patience_of(host)
         self._stored = stored
         self._run_folder = run_folder
         self._folder = stored
@@ -321,7 +323,7 @@ class ReplaySession:
             raise TestDefect("Only a cell can be judged again.")
         self._folder = self._stored / recorder.folder.relative_to(self._run_folder)
         self.facts |= self._measured()
-        return ReplaySubject(self.platform, self._folder, recorder)
+        return ReplaySubject(self.platform, self._folder, recorder, self._patience)
 
     def _measured(self) -> dict[str, Any]:
         """What predictions are held against, as the host had it when the cell ran; raises :class:`NotStarted`."""

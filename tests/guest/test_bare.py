@@ -50,6 +50,10 @@ def test_every_mode_watches_breaks_and_steps(bare: BareSubject) -> None:
         assert result.exceptions_of(silent) == (), mode
         (record,) = result.exceptions_of(fault)
         assert (record.rip, record.dr6 & 0xF, record.rflags & RFLAGS_RF) == (record.site, 0b1000, 0), mode
+        if mode == "vm86_iopl0":
+            # POPF cannot set TF there.
+            assert [r.vector for r in result.exceptions_of(step)] == [13]
+            continue
         steps = [r for r in result.exceptions_of(step) if r.site < r.rip <= r.next]
         assert [r.rip - r.site for r in steps] == [1, 2, 3, 4], mode
         assert all(r.dr6 & DR6_BS for r in steps)

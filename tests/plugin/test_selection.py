@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import NoSuchCase
+from harness.plugin.wanted import require_known
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,7 +27,6 @@ def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (("--case=DAT-01,RST-01",), "Repeat the option for each case: --case DAT-01 --case RST-01."),
         (("--case=DAT-01", "--case=DTA-*"), "No case matches --case 'DTA-*'."),
         (("--case=rst-01",), "No case matches --case 'rst-01'. Near it are RST-01"),
-        (("--case=SNP-01",), "no suite asks SNP-01. Saving needs a kernel"),
         (("--host=emuamd,bareamd",), "Repeat the option for each host: --host emuamd --host bareamd."),
         (("--host=bareamd", "--host=zen*"), "Lab 'emulated' has no host 'zen*'; it has emuintel"),
     ],
@@ -55,3 +57,13 @@ def test_a_case_that_the_chosen_module_does_not_have_is_named(tmp_path: Path) ->
     done = run(tmp_path, "--host=bareamd", "--case=DAT-01", "--case=RST-01", "suites/test_reset.py")
     assert done.returncode == 0, done.stdout
     assert "--case DAT-01 selected no cell in suites/test_reset.py" in done.stdout
+
+
+def test_a_case_that_no_suite_asks_is_told_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.toml").write_text(
+        '[SNP-09]\nrule = "one"\nvendors = ["amd"]\nrequirements = ["S1.1"]\nrefs = []\npriority = 3\nobserve = "S"\n'
+        'open = "Saving needs a kernel that can."\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(NoSuchCase, match=r"--case SNP-\*: no suite asks SNP-09. Saving needs a kernel that can."):
+        require_known(["SNP-*"], [tmp_path])
