@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.errors import ProbeMismatch
 from harness.expect import expect_equal, expect_exceptions, expect_register, expect_that
 from harness.guest import DebugRegisters, Handle, Program, Record, Result
 from harness.guest.registers import DR6_BS, DR6_INACTIVE, DR7_RESET
+from harness.hosts import Observation
 from harness.subjects import Subject
 
 #: Thousands of loop passes that make a busy guest long enough to meet host timer interrupts.
@@ -68,3 +70,10 @@ def expect_steps(records: Sequence[Record], count: int, *, ref: str = "SDM3 17.3
     expect_that("each step is further on", places == sorted(set(places)), "rising", str(places), ref=ref)
     expect_register("rip of the last step", places[-1], steps[-1].next, ref=ref)
     expect_equal("steps of the sequence's end", len(records) - len(steps), STEP_TAIL, ref=ref)
+
+
+def expect_nothing_wrong(seen: Observation) -> None:
+    """The program found nothing that must not be, at none of the entries and returns."""
+    expect_that("entries seen", seen.entries > 0, "some", str(seen.entries), error=ProbeMismatch)
+    for what, times in sorted(seen.wrong.items()):
+        expect_equal(f"times it was {what}", times, 0, error=ProbeMismatch)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from harness.cases import axis, case, variant
 from harness.errors import HostStateMismatch, ProbeMismatch
-from harness.expect import expect_equal, expect_register, expect_that, parameters
+from harness.expect import expect_equal, expect_register, expect_that
 from harness.guest import Program
 from harness.guest.registers import DR6_BS, DR6_INACTIVE, DR7_RESET, dr7
-from harness.hosts import Observation
 from harness.subjects import HostDebugState, RunningGuest, Subject, ThreadBases
-from suites.corpus import corpus, page
-from suites.guestlib import BUSY, expect_debug_registers
+from suites.guestlib import BUSY, expect_debug_registers, expect_nothing_wrong
 from suites.vocabulary import DISTINCT, REGISTERS
 
 #: The function that enters a guest.
@@ -19,14 +17,8 @@ SWITCH = {"intel": "vmx_enter_guest", "amd": "svm_launch"}
 OUTER = ("vm_run", "vmmdev_ioctl")
 #: VM exits of a run: what an emulator does in a second, and what a processor does in one.
 EXITS = {True: 500, False: 1_000_000}
-#: How often probes go on and off, by kind of host: each time costs the emulated host what a processor does in a
-#: thousandth of that, and FreeBSD in an emulator half a minute beside two guests.
-TOGGLES = {"emulated": 5, "bochs": 2}
-TOGGLES_OF_A_PROCESSOR = 100
 #: FreeBSD's name of the statistic that counts how often a vCPU left its guest.
 EXITS_OF_A_VCPU = "total number of vm exits"
-#: Seconds for guests that run as long as that takes.
-LONG = 240
 
 CANARY = 0xCAFE_F00D_DEAD_BEEF
 #: What a guest may have in %rbp: its canary, nothing, an address of user space, one that is not canonical.
@@ -59,13 +51,6 @@ def many_exits(subject: Subject) -> Program:
 def release(guest: RunningGuest, phase: int) -> None:
     """Let a guest that spins on its memory go on."""
     guest.write_memory(Program.mailbox(), phase.to_bytes(4, "little"))
-
-
-def expect_nothing_wrong(seen: Observation) -> None:
-    """The program found nothing that must not be, at none of the entries and returns."""
-    expect_that("entries seen", seen.entries > 0, "some", str(seen.entries), error=ProbeMismatch)
-    for what, times in sorted(seen.wrong.items()):
-        expect_equal(f"times it was {what}", times, 0, error=ProbeMismatch)
 
 
 def chain(functions: tuple[str, ...]) -> tuple[str, ...]:
@@ -257,52 +242,6 @@ def test_two_guests_inside_at_once(subject: Subject) -> None:
     expect_that("exits of each one in its first turn", fewest >= exits, f"at least {exits}", f"{fewest}")
 
 
-@case(
-    "HST-05",
-    rule="Probes switched on and off many times while guests run: no crash, guest results unchanged",
-    requirement=("S2.1", "S3.3"),
-    needs=("observe", "two-vms"),
-)
-def test_probes_on_and_off_while_guests_run(subject: Subject) -> None:
-    toggles = TOGGLES.get(subject.platform.kind, TOGGLES_OF_A_PROCESSOR)
-    parameters(times_on_and_off=toggles, guests=2)
-    programs = []
-    for seed in (0x0F0F_1234_5678_9ABC, 0x7777_6666_5555_4444):
-        program = Program("toggled")
-        watched = program.watched()
-        for n, value in enumerate(DISTINCT):
-            program.set_dr(n, value ^ seed & 0xFFFF_0000)
-        program.arm(dr=1, address=watched, type="write", length=8)
-        program.sync(1)
-        program.exit("hlt_timer", 2)
-        changed = program.execute("fuzz_registers", seed, 200, result=True)
-        program.exit("hlt_timer", 2)
-        store = program.store(watched)
-        after = program.snapshot()
-        program.sync(2)
-        programs.append((program, changed, store, after, seed))
-    (one, *_), (two, *_) = programs
-    with (
-        subject.start(one, pin=0, name="one", seconds=LONG) as first,
-        subject.start(two, pin=1, name="two", seconds=LONG) as second,
-    ):
-        first.wait_phase(1)
-        second.wait_phase(1)
-        first.go()
-        second.go()
-        subject.host.toggle_probes(toggles)
-        first.wait_phase(2)
-        second.wait_phase(2)
-        first.go()
-        second.go()
-        results = (first.finish(), second.finish())
-    for (_, changed, store, after, seed), result in zip(programs, results, strict=True):
-        expect_equal("guest registers that changed across exits", result.value(changed), 0)
-        expect_equal("hits of the watch", len(result.exceptions_of(store)), 1)
-        for n in (0, 2, 3):
-            expect_register(f"dr{n}", result.snapshot(after)[n], DISTINCT[n] ^ seed & 0xFFFF_0000)
-
-
 #: What a guest has in GS base, kernel GS base and FS base.
 GUEST_BASES = (0xFFFF_8000_0BAD_0000, 0x0000_0BAD_0000_0008, 0x7FFF_0BAD_0000)
 #: What another thread of the CPU has: addresses of user mode, which no guest here uses.
@@ -368,22 +307,6 @@ def test_the_hosts_descriptor_tables_survive(subject: Subject, kind: str, cpu: i
     after = subject.host.descriptor_tables(cpu)
     for name, value in before.items():
         expect_equal(f"host {name}", after[name], value, error=HostStateMismatch)
-
-
-@case(
-    "HST-09",
-    rule="DTrace on and off gives identical guest-visible results for the whole corpus",
-    requirement=("S2.1", "S3.3"),
-    needs=("observe",),
-)
-def test_observing_changes_nothing(subject: Subject) -> None:
-    alone = page(subject.run(corpus(), pin=0))
-    with subject.host.observe() as seen:
-        observed = page(subject.run(corpus(), pin=0))
-    expect_nothing_wrong(seen)
-    expect_equal("records", len(observed), len(alone))
-    different = [number for number, pair in enumerate(zip(alone, observed, strict=True)) if pair[0] != pair[1]]
-    expect_equal("records that differ", different, [])
 
 
 @case(

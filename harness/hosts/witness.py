@@ -168,6 +168,9 @@ class Witness:
     def observe(self) -> AbstractContextManager[Observation]:
         return self._tracing.observe()
 
+    def profile(self) -> AbstractContextManager[Observation]:
+        return self._tracing.profile()
+
     def probes(self, description: str) -> list[ProbeRow]:
         return self._tracing.probes(description)
 

@@ -13,6 +13,8 @@ PROGRAM = frozenset({"sentinel", "dbregs", "user-bases"})
 #: What dtrace with the D programs of kernel/dtrace shows (``observe``), and a module that may be loaded again with
 #: other tunables (``tunables``).
 PROBES = frozenset({"observe", "tunables"})
+#: ``profile``: dtrace's profile provider, whose interrupts come at a rate of their own. The emulated dtrace has none.
+PROFILE = frozenset({"profile"})
 #: What a guest may do anywhere but in one place or the other: string I/O (the reference hypervisor needs what only VT-x
 #: tells about it, as Bochs' SVM has no decode assists), hardware task switches (it emulates none on Intel),
 #: virtual-8086 code (Bochs panics on it under SVM).
@@ -30,7 +32,9 @@ TRACED = frozenset({"trace-exceptions"})
 #: the processors of Bochs do not offer.
 STUB = {"intel": frozenset({"debug-stub", "debug-step"}), "amd": frozenset[str]()}
 #: What a FreeBSD machine offers without any help: its processors have DEBUGCTL, and cpuctl(4) reaches it.
-FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | TRACED | {"debugctl", "host-debugctl", "endless-ac", "exact-traps"}
+FREEBSD = BHYVE | GUEST | PROGRAM | PROBES | PROFILE | TRACED | {
+    "debugctl", "host-debugctl", "endless-ac", "exact-traps",
+}  # fmt: skip
 #: What the helper module built for its kernel adds.
 WITNESS = PROGRAM | {"witness"}
 #: What the emulated host's witnesses add. ``host-debugctl``: the host's DEBUGCTL is switched around entries. It is a

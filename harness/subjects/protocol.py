@@ -211,6 +211,10 @@ class HostActions(Protocol):
         Raises ``ProbeMismatch`` when it has no such probes, ``TraceIncomplete`` when something was lost.
         """
 
+    def profile(self) -> AbstractContextManager[Observation]:
+        """Interrupt every CPU 997 times a second (profile provider of dtrace) and tell whom that met: the ``threads``
+        of what is filled when the context ends."""
+
     def probes(self, description: str) -> list[ProbeRow]:
         """Probes that ``dtrace -l -n`` lists for ``provider:module:function:name``."""
 
