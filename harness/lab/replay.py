@@ -166,9 +166,10 @@ class ReplayGuest(BhyveGuest):
     """A guest that ran already. What was done to it is done; what was asked about it is in the evidence."""
 
     def __init__(
-        self, host: _StoredHost, recorder: Recorder, rom: Rom, name: str, console: bytes, *, bare: bool
+        self, host: _StoredHost, recorder: Recorder, rom: Rom, name: str, console: bytes, folder: Path, *, bare: bool
     ) -> None:
         self._host = host
+        self._folder = folder
         self._recorder = recorder
         self._rom = rom
         self._name = name
@@ -201,7 +202,11 @@ class ReplayGuest(BhyveGuest):
 
     def save(self) -> SavedGuest:
         self.wait_reset()
-        return SavedGuest(self._rom, "", self._console, tuple(phases(self._console, self._rom.nonce)))
+        # What it went on to say when it was restored is in the evidence as well, and was not known then.
+        path = self._folder / self._evidence("console.raw")
+        if not path.is_file():
+            _not_stored(f"The evidence does not say what '{self._rom.program.name}' had sent when it was saved")
+        return SavedGuest(self._rom, "", self._console, tuple(phases(path.read_bytes(), self._rom.nonce)))
 
     def finish(self) -> Result:
         if self._result is None:
@@ -279,14 +284,14 @@ class ReplaySubject(Subject):
         vm = f"{NAME_PREFIX}-{name}" if name else NAME_PREFIX
         console = console_of(self._folder, facts["nonce"])
         self._compare_records(console, nonce)
-        yield ReplayGuest(self._host, self.recorder, rom, vm, console, bare=self.platform.kind == "bare")
+        yield ReplayGuest(self._host, self.recorder, rom, vm, console, self._folder, bare=self.platform.kind == "bare")
 
     @contextmanager
     def restore(
         self, saved: SavedGuest, *, pin: int | None = 0, name: str = "", seconds: float = 30
     ) -> Iterator[ReplayGuest]:
         vm = f"{NAME_PREFIX}-{name}" if name else NAME_PREFIX
-        yield ReplayGuest(self._host, self.recorder, saved.rom, vm, saved.console, bare=False)
+        yield ReplayGuest(self._host, self.recorder, saved.rom, vm, saved.console, self._folder, bare=False)
 
     def _compare_records(self, console: bytes, nonce: int) -> None:
         """The decoded records in the evidence must be those of the console beside them."""
