@@ -25,7 +25,7 @@ def run(text: str, firings: Sequence[Firing] = (Firing(name="entry"),)) -> State
     return state
 
 
-@pytest.mark.parametrize("path", sorted(PROGRAMS.glob("*.d")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PROGRAMS.glob("vmentry_*.d")), ids=lambda path: path.name)
 def test_the_projects_programs_compile(path: Path) -> None:
     program = parse(path.read_text(encoding="ascii"))
     compiler = Compiler(program, running_kernel(), quiet=True)
