@@ -10,6 +10,7 @@ from harness.guest.registers import DR6_INACTIVE, DR7_RESET
 from harness.subjects import RunningGuest, Subject
 from suites.guestlib import BUSY
 from suites.vmcb import (
+    AMD,
     ASID,
     AVIC,
     CR,
@@ -29,7 +30,6 @@ from suites.vmcb import (
 )
 from suites.vocabulary import DISTINCT
 
-AMD = ("amd",)
 CR0_AM, CR4_TSD, EFER_SCE = 1 << 18, 1 << 2, 1 << 0
 
 

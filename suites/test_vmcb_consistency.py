@@ -9,11 +9,9 @@ from harness.guest.registers import DR6_CAUSES, DR6_INACTIVE, DR7_RESET
 from harness.subjects import Subject
 from suites.corpus import corpus, page
 from suites.guestlib import expect_debug_registers
-from suites.vmcb import REF, SUPPORTED, TUNABLE
+from suites.vmcb import AMD, REF, STALE, SUPPORTED, TUNABLE
 from suites.vocabulary import DISTINCT
 
-AMD = ("amd",)
-STALE = ("bhyvectl", "vmcb-cache")
 EFER_SCE, EFER_LME = 1 << 0, 1 << 8
 MSR_EFER = 0xC000_0080
 #: Linear address that space 0 and space 1 map to different frames.

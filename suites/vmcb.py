@@ -10,6 +10,9 @@ from harness.guest import Program
 from harness.hosts import Observation
 from harness.subjects import RunningGuest, Subject
 
+AMD = ("amd",)
+#: What shows whether a processor runs from an old copy of a field.
+STALE = ("bhyvectl", "vmcb-cache")
 REF = "APM2 15.15"
 TUNABLE = "hw.vmm.svm.vmcb_clean"
 

@@ -71,7 +71,7 @@ def parse_boot(text: str) -> Boot:
 
 @dataclass(frozen=True, slots=True)
 class FileProof:
-    """``sha256`` of a file as it was when ``identity`` was its device, inode, size and times (``IDENTITY_COMMAND``)."""
+    """``sha256`` of a file as it was when ``identity`` was its device, inode, size and times (``identity_command``)."""
 
     identity: str = ""
     sha256: str = ""

@@ -52,7 +52,7 @@ def hash_command(path: str, proof: FileProof = NO_PROOF) -> str:
     A file that is the very one of ``proof`` is not read again, which took a seventh of a cell's time on a slow machine.
     """
     whole = f"sha256 -q {shlex.quote(path)} 2>/dev/null"
-    if not proof.identity:
+    if not (proof.identity and proof.sha256):
         return whole
     same = f'test "$({identity_command(path)})" = {shlex.quote(proof.identity)}'
     return f"if {same}; then echo {proof.sha256}; else {whole}; fi"

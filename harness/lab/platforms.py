@@ -20,10 +20,12 @@ PROFILE = frozenset({"profile"})
 #: virtual-8086 code (Bochs panics on it under SVM).
 #: ``trap-at-exit``: a debug trap that is pending when an instruction exits stays the guest's.
 GUEST = frozenset({"string-io", "vm86", "task-switch", "trap-at-exit"})
-#: ``endless-ac``: #AC in the delivery of #AC goes on for ever, as on a processor; Bochs runs out of its own stack.
+#: ``endless-ac``: #AC in the delivery of #AC goes on for ever, as on a processor; Bochs delivers it by
+#: recursion, so it is not asked there (nobody has run it).
 #: ``traced-ac``: the same where all exceptions of guests are intercepted and reflected.
 #: ``exact-traps``: which #DB an instruction raises does not depend on when the host interrupts. Under the reference
-#: hypervisor in Bochs 2.7 it does: one program of chance left other records in half of the runs that moved its vCPU.
+#: hypervisor in Bochs 2.7 it does: moving the vCPU left other records in 4 of 6 programs of chance, and in 2 of 8
+#: without MOV SS. Which of the two is to blame is not known.
 #: ``trace-exceptions``: hw.vmm.trace_guest_exceptions intercepts what guests raise. The reference hypervisor reads it
 #: on Intel only.
 TRACED = frozenset({"trace-exceptions"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import marshal
@@ -117,12 +118,20 @@ class ItemRunner:
         return report
 
     def pytest_sessionfinish(self) -> None:
-        for alias, session in self._sessions.items():
-            facts = self.facts.setdefault(alias, {})
-            try:
-                facts.update(session.close())
-            except VmmcheckError as error:
-                facts["not_restored"] = f"giving it back ended with: {error.message}"
+        # All of it is done, whatever one of them raises.
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._tell_facts)
+            for alias, session in self._sessions.items():
+                closing.callback(self._close, alias, session)
+
+    def _close(self, alias: str, session: HostSession) -> None:
+        facts = self.facts.setdefault(alias, {})
+        try:
+            facts.update(session.close())
+        except VmmcheckError as error:
+            facts["not_restored"] = f"giving it back ended with: {error.message}"
+
+    def _tell_facts(self) -> None:
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
             output["vmmcheck_facts"] = json.dumps(self.facts)
@@ -227,9 +236,8 @@ class ItemRunner:
                 if not cell.verdict.is_product_failure:
                     # An answer that nobody can look into is none.
                     phases = [*outcomes, outcome_of(lost)]
-                    data = judge(
-                        plan, phases, started=started, duration=cell.duration, evidence=evidence
-                    ).as_dict()
+                    cell = judge(plan, phases, started=started, duration=cell.duration, evidence=evidence)
+                    data = replace(cell, predictions=predictions.told).as_dict()
         else:
             data["evidence"] = ""
             if recorder is not None:

@@ -64,7 +64,7 @@ def _view(run: Run) -> dict[str, Any]:
         "rows": rows,
         "totals": totals,
         "symbol": _SYMBOL,
-        "attention": sorted(attention, key=lambda cell: cell.verdict.severity)[:200],
+        "attention": sorted(attention, key=lambda cell: cell.verdict.severity),
         "answered": sum(not cell.verdict.is_unanswered for cell in cells),
         "planned": len(run.plan),
         "overall": worst(cell.verdict for cell in cells),

@@ -17,11 +17,11 @@ UNANSWERED = frozenset({"INFRA", "NOT_RUN"})
 #: Elements that a test case of ``junit.xml`` has for a verdict.
 _TAGS = {
     "PASS": [], "XFAIL": ["skipped"], "SKIP": ["skipped"], "FAIL": ["failure"], "PANIC": ["failure"],
-    "XPASS": ["failure"], "INFRA": ["error"], "NOT_RUN": ["error"], "ERROR": ["error"],
+    "XPASS": ["failure"], "INFRA": ["error"], "NOT_RUN": ["error"], "ERROR": ["error"], "FLAKY": ["error"],
 }  # fmt: skip
 _ALLURE = {
     "PASS": "passed", "SKIP": "skipped", "XFAIL": "skipped", "FAIL": "failed", "XPASS": "failed", "PANIC": "failed",
-    "INFRA": "broken", "NOT_RUN": "broken", "ERROR": "broken",
+    "INFRA": "broken", "NOT_RUN": "broken", "ERROR": "broken", "FLAKY": "broken",
 }  # fmt: skip
 
 Key = tuple[str, str]
@@ -61,7 +61,8 @@ def complete(folder: Path, status: int) -> list[str]:
 
 def same_everywhere(folder: Path) -> list[str]:
     """JUnit, CTRF and Allure say of each cell what ``results.json`` says, and nothing else."""
-    expected = {key: cell["verdict"] for key, cell in read_cells(folder).items()}
+    cells = read_cells(folder)
+    expected = {key: cell["verdict"] for key, cell in cells.items()}
     wrong: list[str] = []
 
     junit: dict[Key, list[str]] = {}
@@ -84,10 +85,16 @@ def same_everywhere(folder: Path) -> list[str]:
         wrong.append(f"ctrf.json sums up {ctrf['summary']}, its tests are {dict(statuses)}")
 
     results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("allure-results/*-result.json")]
-    shown = Counter(result["status"] for result in results)
-    if shown != Counter(_ALLURE[verdict] for verdict in expected.values()):
-        wrong.append(f"allure-results has {dict(shown)} for {dict(Counter(expected.values()))}")
+    names = {cell["nodeid"]: key for key, cell in cells.items()}
+    shown = {names.get(one["fullName"], ("nobody", one["fullName"])): (one["status"], _verdict(one)) for one in results}
+    if len(shown) != len(results):
+        wrong.append(f"allure-results has {len(results)} results for {len(shown)} cells")
+    wrong += _differences("allure-results", {key: (_ALLURE[said], said) for key, said in expected.items()}, shown)
     return wrong
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    return next((label["value"] for label in result["labels"] if label["name"] == "verdict"), "")
 
 
 def untouched(cells: Cells, reference: Cells, host: str) -> list[str]:
